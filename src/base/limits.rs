@@ -1,0 +1,137 @@
+//! Every bound of a node on one page: its value and unit, the setting that changes it (where one
+//! does), and the metric that shows it being met.
+
+use std::time::Duration;
+
+/// Open client connections. Metric `tertulia_http_connections`.
+pub const CONNECTIONS_MAX: usize = 10_000;
+/// Client requests being worked on, waits not counted; above it 503 `overloaded`. Metric
+/// `tertulia_http_requests_in_flight`.
+pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
+/// Receives waiting for a message; above it 503 `overloaded`. Metric `tertulia_receivers_waiting`.
+pub const RECEIVERS_WAITING_MAX: usize = 20_000;
+/// Bytes of a request's header. Answered with 431 by the HTTP layer.
+pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Time a client has for a request's header.
+pub const HEADER_TIME: Duration = Duration::from_secs(10);
+/// Time an HTTP/1.1 connection may stay open between two requests: longer than most clients keep
+/// one, so that it is the client who closes and no request crosses a closing.
+pub const IDLE_TIME: Duration = Duration::from_secs(75);
+/// Time a client has for the TLS handshake.
+pub const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+/// Time a client has for a request's body.
+pub const BODY_TIME: Duration = Duration::from_secs(60);
+/// Requests at once on one HTTP/2 connection.
+pub const HTTP2_STREAMS_MAX: u32 = 128;
+/// Bytes of a request's body. Setting `http.max_body_bytes`; above it 413 `too-large`.
+pub const BODY_BYTES_MAX: usize = 24 << 20;
+/// Bytes of a refused body that are read and thrown away so that the client sees the answer.
+pub const BODY_DISCARD_BYTES_MAX: usize = 64 << 20;
+/// Time for which a refused body is read and thrown away.
+pub const BODY_DISCARD_TIME: Duration = Duration::from_secs(5);
+/// Bytes of request bodies held at once, all clients together; above it 503 `overloaded`. Metric
+/// `tertulia_http_body_bytes`.
+pub const BODIES_BYTES_MAX: usize = 256 << 20;
+/// Time an operation may take, waits for messages apart [R54].
+pub const OPERATION_TIME: Duration = Duration::from_secs(10);
+
+/// Messages in one send.
+pub const SEND_BATCH_MAX: usize = 100;
+/// Messages in one receive.
+pub const RECEIVE_BATCH_MAX: i32 = 100;
+/// Bytes of bodies in one receive's answer; at least one message always fits.
+pub const RECEIVE_BYTES_MAX: usize = 8 << 20;
+/// Receipts in one settlement.
+pub const SETTLEMENT_BATCH_MAX: usize = 1_000;
+/// Seconds a receive may wait.
+pub const WAIT_SECONDS_MAX: i32 = 30;
+/// Seconds of a lease.
+pub const LEASE_SECONDS_MAX: i32 = 43_200;
+/// Seconds of a lease where the queue says nothing else.
+pub const LEASE_SECONDS_DEFAULT: i32 = 30;
+/// Bytes of one message's body, attributes and content type, at most.
+pub const MESSAGE_BYTES_MAX: i32 = 16 << 20;
+/// The same where the queue says nothing else.
+pub const MESSAGE_BYTES_DEFAULT: i32 = 1 << 20;
+/// Copies of a stream, at most.
+pub const REPLICAS_MAX: i32 = 7;
+/// Copies of a stream where the queue says nothing else.
+pub const REPLICAS_DEFAULT: i32 = 3;
+/// Attributes of one message.
+pub const ATTRIBUTES_MAX: usize = 32;
+/// Bytes of one attribute's value.
+pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
+/// Characters of an attribute's key.
+pub const ATTRIBUTE_KEY_CHARS_MAX: usize = 128;
+/// Characters of a content type.
+pub const CONTENT_TYPE_CHARS_MAX: usize = 255;
+/// Messages of one queue under lease at once; above it 429 `in-flight-limit`. Metric
+/// `tertulia_in_flight_refused_total`.
+pub const IN_FLIGHT_MAX: usize = 120_000;
+/// Characters of a receipt.
+pub const RECEIPT_CHARS_MAX: usize = 512;
+
+/// Items on one page of a list.
+pub const PAGE_MAX: i32 = 500;
+/// The same where the caller says nothing.
+pub const PAGE_DEFAULT: i32 = 100;
+/// Queues of one user; above it 429 `quota`.
+pub const QUEUES_PER_USER_MAX: usize = 10_000;
+/// Sessions of one user; the oldest ends when one more begins.
+pub const SESSIONS_PER_USER_MAX: usize = 100;
+/// API keys of one user; above it 429 `quota`.
+pub const API_KEYS_PER_USER_MAX: usize = 100;
+/// Grants of one object; above it 429 `quota`.
+pub const GRANTS_PER_OBJECT_MAX: usize = 1_000;
+/// Seconds of a session where the caller says nothing.
+pub const SESSION_SECONDS_DEFAULT: i32 = 43_200;
+/// Seconds of a session.
+pub const SESSION_SECONDS_MAX: i32 = 2_592_000;
+/// Failed logins of one user name in a minute; above it 429 `rate-limited`.
+pub const FAILED_LOGINS_PER_MINUTE: u32 = 10;
+/// Logins from one address in a minute; above it 429 `rate-limited`.
+pub const LOGINS_PER_MINUTE: u32 = 300;
+/// Registrations from one address in a minute; above it 429 `rate-limited`.
+pub const REGISTRATIONS_PER_MINUTE: u32 = 100;
+/// Names and addresses whose rates are remembered at once.
+pub const RATE_ENTRIES_MAX: usize = 100_000;
+/// Ended sessions and API keys whose records are freed in one go.
+pub const SWEEP_BATCH_MAX: usize = 500;
+/// Passwords being hashed at once: each takes 128 MiB and a core. Metric
+/// `tertulia_password_hashes_total`.
+pub const PASSWORD_HASHES_AT_ONCE: usize = 2;
+/// Passwords waiting to be hashed; above it 503 `overloaded`.
+pub const PASSWORD_HASHES_WAITING: usize = 32;
+/// Passwords remembered as checked against a version of their user (HTTP Basic).
+pub const BASIC_CACHE_ENTRIES_MAX: usize = 10_000;
+
+/// Bytes of writes waiting for the disk; above it 503 `overloaded`. Metric
+/// `tertulia_store_waiting_bytes`.
+pub const STORE_WAITING_BYTES_MAX: usize = 64 << 20;
+/// The share of these bytes that only settles, releases and deletes may use.
+pub const STORE_WAITING_BYTES_RESERVE: usize = 8 << 20;
+/// Rows in one commit. Metric `tertulia_commit_rows`.
+pub const COMMIT_ROWS_MAX: usize = 8_192;
+/// Bytes in one commit.
+pub const COMMIT_BYTES_MAX: usize = 16 << 20;
+/// Bytes of free disk below which sends are refused with 503 `overloaded`; settles and deletes go
+/// on. Setting `store.reserve_bytes`. Metric `tertulia_store_free_bytes`.
+pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
+/// Bytes of the page cache. Setting `store.cache_bytes`.
+pub const CACHE_BYTES: usize = 64 << 20;
+/// Messages of one queue whose place is held in memory; the rest is read when it is their turn.
+pub const WINDOW_MESSAGES_MAX: usize = 4_096;
+/// Bytes of sealed payloads kept in memory until delivered, all queues together. Metric
+/// `tertulia_payload_cache_bytes`.
+pub const PAYLOAD_CACHE_BYTES_MAX: usize = 64 << 20;
+/// How often the service clock is persisted when nothing else is written.
+pub const SERVICE_CLOCK_PERIOD: Duration = Duration::from_secs(10);
+/// How far ahead of this node's clock a stamp may be and still be merged, in ms [R44].
+pub const HLC_AHEAD_MS_MAX: u64 = 500;
+/// Placement slots of a cluster, fixed at its birth.
+pub const SLOTS: u16 = 256;
+
+/// Bytes of one frame between nodes.
+pub const FRAME_BYTES_MAX: usize = 32 << 20;
+/// Calls at once on one connection between nodes; above it the far end answers `overloaded`.
+pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
