@@ -1,0 +1,96 @@
+//! Worker: wakes receivers when leases lapse. One timer for the whole node: an idle queue costs
+//! nothing, a busy one an entry.
+
+use super::stream_cell::StreamCell;
+use crate::base::clock::ServiceClock;
+use crate::base::ids::Generation;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+#[derive(Default)]
+struct Watched {
+    /// Streams by the next end of a lease, on the service clock in ms.
+    order: BTreeSet<(u64, Generation)>,
+    /// The entry of each stream in `order`.
+    streams: BTreeMap<Generation, (u64, Weak<StreamCell>)>,
+}
+
+/// Streams with running leases.
+pub struct Lapses {
+    service: Arc<ServiceClock>,
+    watched: Mutex<Watched>,
+    earlier: Notify,
+}
+
+impl Lapses {
+    /// Nothing watched yet.
+    #[must_use]
+    pub fn new(service: Arc<ServiceClock>) -> Arc<Self> {
+        Arc::new(Self { service, watched: Mutex::default(), earlier: Notify::new() })
+    }
+
+    /// Looks at the stream again when its next lease ends.
+    pub fn watch(&self, cell: &Arc<StreamCell>, until_ms: u64) {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = watched.streams.get(&cell.generation).map(|(at, _)| *at);
+        if known.is_some_and(|at| at <= until_ms) {
+            return;
+        }
+        if let Some(at) = known {
+            watched.order.remove(&(at, cell.generation));
+        }
+        watched.streams.insert(cell.generation, (until_ms, Arc::downgrade(cell)));
+        watched.order.insert((until_ms, cell.generation));
+        if watched.order.first() == Some(&(until_ms, cell.generation)) {
+            self.earlier.notify_one();
+        }
+    }
+
+    fn next(&self) -> Option<u64> {
+        let watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        watched.order.first().map(|(at, _)| *at)
+    }
+
+    fn take_due(&self, now_ms: u64) -> Vec<Arc<StreamCell>> {
+        let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut due = Vec::new();
+        while let Some((at, generation)) = watched.order.first().copied()
+            && at <= now_ms
+        {
+            watched.order.pop_first();
+            if let Some((_, cell)) = watched.streams.remove(&generation) {
+                due.extend(cell.upgrade());
+            }
+        }
+        due
+    }
+
+    /// Runs for ever.
+    pub async fn run(self: Arc<Self>) {
+        loop {
+            let wait = self.next().map(|at| at.saturating_sub(self.service.now_ms()));
+            match wait {
+                Some(0) => {}
+                Some(ms) => tokio::select! {
+                    () = tokio::time::sleep(Duration::from_millis(ms)) => {}
+                    () = self.earlier.notified() => continue,
+                },
+                None => {
+                    self.earlier.notified().await;
+                    continue;
+                }
+            }
+            let now_ms = self.service.now_ms();
+            for cell in self.take_due(now_ms) {
+                let (lapsed, next) =
+                    cell.decide(|stream| (stream.lapse(now_ms), stream.next_expiry_ms()));
+                cell.ring(lapsed);
+                if let Some(until_ms) = next {
+                    self.watch(&cell, until_ms);
+                }
+            }
+        }
+    }
+}

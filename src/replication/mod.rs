@@ -1,0 +1,18 @@
+//! Layer 6: the I/O of streams.
+//!
+//! Knows: how an operation reaches the replicas of its view and when a majority has it; how a
+//! replica turns a decision of `protocol` into one durable commit; who hands messages out.
+//! Must not know: users, rights, names, HTTP.
+//! Way in: `broker`. Way out: `metadata` (the catalog, read only), `store`, `rpc`, `protocol`.
+//!
+//! The path of every data operation, also with a replica set of one:
+//! [`coordinator`] → tally → [`replica`] → store.
+
+pub mod coordinator;
+pub mod dispatcher;
+pub mod lapses;
+pub mod peers;
+pub mod replica;
+mod rows;
+pub mod scan;
+pub mod stream_cell;

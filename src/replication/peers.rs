@@ -1,0 +1,91 @@
+//! The replicas of other nodes, as the coordinator sees them.
+
+use super::replica::Replica;
+use crate::base::ids::NodeId;
+use crate::protocol::op::{Refusal, Reply, Request};
+use crate::rpc::{CallError as RpcError, Client, Handler};
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// The kind under which replicas are called.
+pub const REPLICA_CALL: u16 = 1;
+
+/// Why a replica gave no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CallError {
+    /// It was certainly not asked, or refused before it looked: nothing was written.
+    #[error("the replica was not asked")]
+    NotAsked,
+    /// It may or may not have done it.
+    #[error("the replica did not answer")]
+    Lost,
+}
+
+/// A replica on another node.
+pub trait Peer: Send + Sync {
+    /// Asks it, within a deadline.
+    fn call(
+        &self,
+        request: Arc<Request>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Reply, CallError>>;
+}
+
+/// The other replicas by node. Empty on a node alone.
+pub type Peers = BTreeMap<NodeId, Arc<dyn Peer>>;
+
+/// A replica behind a connection.
+pub struct RemotePeer {
+    client: Arc<Client>,
+}
+
+impl RemotePeer {
+    /// A peer over a client.
+    #[must_use]
+    pub fn new(client: Client) -> Self {
+        Self { client: Arc::new(client) }
+    }
+}
+
+impl Peer for RemotePeer {
+    fn call(
+        &self,
+        request: Arc<Request>,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Reply, CallError>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let body = postcard::to_stdvec(&*request).map_err(|_| CallError::NotAsked)?;
+            match client.call(REPLICA_CALL, body.into(), deadline).await {
+                Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
+                Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
+                    Err(CallError::NotAsked)
+                }
+                Err(_) => Err(CallError::Lost),
+            }
+        })
+    }
+}
+
+/// Answers other coordinators' calls with this replica.
+#[must_use]
+pub fn replica_handler(replica: Arc<Replica>) -> Handler {
+    Arc::new(move |body: Bytes| {
+        let replica = replica.clone();
+        Box::pin(async move {
+            let Ok(request) = postcard::from_bytes::<Request>(&body) else {
+                // A newer protocol: refused before any write.
+                return encode(&replica.refuse(Refusal::ViewChanged));
+            };
+            let reply = replica.handle(&request).await.ok()?;
+            encode(&reply)
+        })
+    })
+}
+
+fn encode(reply: &Reply) -> Option<Bytes> {
+    postcard::to_stdvec(reply).ok().map(Bytes::from)
+}
