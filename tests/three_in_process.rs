@@ -1,0 +1,118 @@
+//! The real coordinator with three replicas, each on a real store, joined by the real RPC over an
+//! in-memory network: one dead → stored; two dead → the outcome is unknown and says so; a replica
+//! that answers late is not counted twice.
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use common::three::{Three, content};
+use std::time::Duration;
+use tertulia::protocol::op::SettleAction;
+use tertulia::replication::coordinator::{Settled, Stored};
+use tertulia::replication::dispatcher::ReceiveError;
+
+const LEASE_MS: u64 = 60_000;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g1_all_three_alive_a_send_is_on_a_majority_and_with_all_on_three() {
+    let three = Three::start().await;
+    let stored = three.send("one", false).await;
+    assert!(matches!(&stored, Stored::Done { copies, .. } if *copies >= 2), "{stored:?}");
+    let stored = three.send("two", true).await;
+    assert!(matches!(&stored, Stored::Done { copies: 3, .. }), "{stored:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g19_one_dead_everything_works() {
+    let three = Three::start().await;
+    three.kill(2);
+    assert!(matches!(three.send("one", false).await, Stored::Done { copies: 2, .. }));
+    let got = three.receive(10, LEASE_MS).await.unwrap();
+    assert_eq!(got.len(), 1);
+    assert_eq!(got[0].content, content("one"));
+    let ack = got[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Done);
+    assert!(three.receive(10, LEASE_MS).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r30_two_dead_a_send_is_unknown_because_one_replica_has_it() {
+    let three = Three::start().await;
+    three.kill(1);
+    three.kill(2);
+    assert_eq!(three.send("one", false).await, Stored::Unknown);
+    // It is in one replica, and nobody gets it: a lease needs a majority.
+    assert_eq!(three.receive(10, LEASE_MS).await.err(), Some(ReceiveError::NoQuorum));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r30_two_dead_an_ack_is_unknown_and_counts_when_repeated() {
+    let three = Three::start().await;
+    three.send("one", true).await;
+    let got = three.receive(1, LEASE_MS).await.unwrap();
+    three.kill(1);
+    three.kill(2);
+    let ack = got[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Unknown);
+    three.revive(1).await;
+    assert_eq!(three.settle(ack, false).await, Settled::Done);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r18_a_late_or_doubled_answer_is_not_counted_twice() {
+    let three = Three::start().await;
+    three.kill(2);
+    // Node 1 answers as two nodes would: its one answer, twice, and late.
+    three.double_answers(1);
+    three.hold(1);
+    let held = three.clone();
+    let send = tokio::spawn(async move { held.send("one", false).await });
+    three.asked(1).await;
+    assert!(!send.is_finished(), "one replica is no majority");
+    three.let_go(1);
+    assert!(matches!(send.await.unwrap(), Stored::Done { copies: 2, .. }));
+
+    three.kill(1);
+    let one = three.send("two", false).await;
+    assert_eq!(one, Stored::Unknown, "the local vote counts once");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r27_a_replica_that_missed_a_message_gets_it_with_the_lease() {
+    let three = Three::start().await;
+    three.kill(1);
+    assert!(matches!(three.send("one", false).await, Stored::Done { copies: 2, .. }));
+    three.revive(1).await;
+    three.kill(2);
+    let got = three.receive(1, LEASE_MS).await.unwrap();
+    assert_eq!(got.len(), 1, "node 1 was given the payload and granted");
+    assert_eq!(three.count(1).await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn g3_a_lease_lost_to_a_minority_is_given_back() {
+    let three = Three::start().await;
+    three.send("one", true).await;
+    three.kill(1);
+    three.kill(2);
+    assert_eq!(three.receive(1, LEASE_MS).await.err(), Some(ReceiveError::NoQuorum));
+    three.revive(1).await;
+    // The partial grant was released: nobody has to wait for its minute to end [R25].
+    let got = three.received_within(Duration::from_secs(20), 1, LEASE_MS).await;
+    assert_eq!(got[0].lease.receive_count, 1, "nobody had it before");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f4_a_late_ack_against_another_lease_is_lost_and_recorded_nowhere() {
+    let three = Three::start().await;
+    three.send("one", true).await;
+    let first = three.receive(1, 1).await.unwrap();
+    let second = three.received_within(Duration::from_secs(20), 1, LEASE_MS).await;
+    let late = first[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(late, true).await, Settled::Lost);
+    for node in 0..3 {
+        assert_eq!(three.count(node).await, 1, "node {node} stored a refused ack");
+    }
+    let ack = second[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Done);
+}
