@@ -1,0 +1,194 @@
+//! Receiving: look, wait for the bell, look again; rights are checked at every look [R45].
+
+use super::{Answer, Broker, Caller, Outcome, Refusal};
+use crate::base::limits;
+use crate::base::names::QueueName;
+use crate::message::envelope::Body;
+use crate::protocol::op::SettleAction;
+use crate::protocol::record::Right;
+use crate::replication::coordinator::{Settled, StreamRef};
+use crate::replication::dispatcher::{Delivery, Granted, ReceiveError};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// What a receiver wants.
+#[derive(Clone, Copy, Debug)]
+pub struct ReceiveRequest {
+    /// Messages at most, 1–100.
+    pub max_messages: i32,
+    /// Seconds to wait for one, 0–30.
+    pub wait_seconds: i32,
+    /// Seconds of the lease; the queue's where absent.
+    pub lease_seconds: Option<i32>,
+    /// Settle before the answer leaves: at most once, no receipt.
+    pub auto_ack: bool,
+}
+
+/// A message handed out.
+#[derive(Clone, Debug)]
+pub struct ReceivedMessage {
+    /// Its id.
+    pub id: String,
+    /// The proof of the lease; absent with `auto_ack`.
+    pub receipt: Option<String>,
+    /// What it says.
+    pub body: Body,
+    /// Its media type.
+    pub content_type: String,
+    /// Named values beside the body.
+    pub attributes: BTreeMap<String, String>,
+    /// The name of who sent it.
+    pub sender: String,
+    /// When, wall time in ms.
+    pub sent_ms: u64,
+    /// Leases so far.
+    pub receive_count: i32,
+    /// Failures so far.
+    pub failure_count: i32,
+    /// Rises with every lease of the message.
+    pub fence: i64,
+    /// The lease's end, wall time in ms.
+    pub lease_expires_ms: Option<u64>,
+    /// What is left of the lease, in ms.
+    pub lease_remaining_ms: Option<i32>,
+}
+
+impl Broker {
+    /// Leases messages, waiting for one if asked to. Empty: there is none. `idle` is called
+    /// before the receiver waits, so that it gives up what it need not hold meanwhile.
+    ///
+    /// # Errors
+    /// [`Refusal`]; nothing stays leased then.
+    pub async fn receive(
+        &self,
+        by: &Caller,
+        queue: &str,
+        request: ReceiveRequest,
+        mut idle: impl FnMut() + Send,
+    ) -> Answer<Vec<ReceivedMessage>> {
+        metrics::counter!("tertulia_receives_total").increment(1);
+        let wait = Duration::from_secs(u64::try_from(request.wait_seconds).unwrap_or(0));
+        let deadline = tokio::time::sleep(wait);
+        tokio::pin!(deadline);
+        let (name, stream, _) = self.source(by, queue, &request)?;
+        let listening =
+            self.coordinator.listen(&stream).await.map_err(|why| self.refusal_of(&name, why))?;
+        loop {
+            let news = listening.bell().notified();
+            tokio::pin!(news);
+            // From here on a bell is not missed.
+            news.as_mut().enable();
+            if !self.is_current(by) {
+                return Err(Refusal::Unauthenticated);
+            }
+            let (name, stream, lease_ms) = self.source(by, queue, &request)?;
+            let granted = self.look(&name, &stream, &request, lease_ms).await?;
+            if !granted.deliveries.is_empty() {
+                return self.hand_out(&name, &stream, granted, request.auto_ack).await;
+            }
+            if request.wait_seconds == 0 || self.stopping.is_cancelled() {
+                return Ok(Vec::new());
+            }
+            if self.coordinator.waiting() > limits::RECEIVERS_WAITING_MAX {
+                return Err(Refusal::Overloaded { why: "too many receivers are waiting" });
+            }
+            idle();
+            tokio::select! {
+                () = &mut news => {}
+                () = &mut deadline => return Ok(Vec::new()),
+                () = self.stopping.cancelled() => return Ok(Vec::new()),
+            }
+        }
+    }
+
+    fn source(
+        &self,
+        by: &Caller,
+        queue: &str,
+        request: &ReceiveRequest,
+    ) -> Answer<(QueueName, StreamRef, u64)> {
+        let (name, record) = self.queue_for(by, queue, Right::Receive)?;
+        let value = record.queue().ok_or(Refusal::QueueNotFound)?;
+        let seconds = request.lease_seconds.unwrap_or(value.config.lease_seconds);
+        let lease_ms = u64::try_from(seconds).unwrap_or(0) * 1_000;
+        Ok((name, self.stream_of(&record, value)?, lease_ms))
+    }
+
+    async fn look(
+        &self,
+        name: &QueueName,
+        stream: &StreamRef,
+        request: &ReceiveRequest,
+        lease_ms: u64,
+    ) -> Answer<Granted> {
+        let max = usize::try_from(request.max_messages).unwrap_or(1);
+        let bytes_max = limits::RECEIVE_BYTES_MAX;
+        let granted = self.coordinator.try_receive(stream, max, bytes_max, lease_ms).await;
+        granted.map_err(|error| match error {
+            ReceiveError::InFlightLimit => Refusal::InFlightLimit,
+            ReceiveError::Refused(why) => self.refusal_of(name, why),
+            // Leases without a majority bind nobody and run out by themselves.
+            ReceiveError::NoQuorum => Refusal::NotEnoughReplicas { outcome: Outcome::NotStored },
+        })
+    }
+
+    async fn hand_out(
+        &self,
+        name: &QueueName,
+        stream: &StreamRef,
+        mut granted: Granted,
+        auto_ack: bool,
+    ) -> Answer<Vec<ReceivedMessage>> {
+        if auto_ack {
+            let ack = |d: &Delivery| d.lease.item(SettleAction::Ack);
+            let items = granted.deliveries.iter().map(ack).collect();
+            let settled = self.coordinator.settle(stream, items, false).await;
+            let mut counted = settled.iter().map(|settled| *settled == Settled::Done);
+            // A message whose settle was not counted is left out: somebody else may get it [F12].
+            granted.deliveries.retain(|_| counted.next().unwrap_or(false));
+            if granted.deliveries.is_empty() {
+                return Err(Refusal::NotEnoughReplicas { outcome: Outcome::Unknown });
+            }
+            self.after_settling(name);
+        }
+        let deliveries = granted.hand_over();
+        let count = deliveries.len() as u64;
+        metrics::counter!("tertulia_messages_received_total").increment(count);
+        metrics::counter!("tertulia_leases_total").increment(count);
+        let out = |delivery| self.received(name, stream, delivery, auto_ack);
+        Ok(deliveries.into_iter().map(out).collect())
+    }
+
+    fn received(
+        &self,
+        name: &QueueName,
+        stream: &StreamRef,
+        delivery: Delivery,
+        auto_ack: bool,
+    ) -> ReceivedMessage {
+        let Delivery { header, content, lease } = delivery;
+        let elapsed_ms = self.clock.boottime_ms().saturating_sub(lease.began_ms);
+        let remaining_ms = lease.duration_ms.saturating_sub(elapsed_ms);
+        let expires_ms = self.clock.wall_ms() + remaining_ms;
+        let receipt =
+            (!auto_ack).then(|| self.seal_receipt(stream.generation, name, &lease, expires_ms));
+        ReceivedMessage {
+            id: header.dot.to_string(),
+            lease_expires_ms: receipt.is_some().then_some(expires_ms),
+            lease_remaining_ms: receipt.is_some().then_some(clamp(remaining_ms)),
+            receipt,
+            body: content.body,
+            content_type: content.content_type,
+            attributes: content.attributes,
+            sender: header.sender_name,
+            sent_ms: header.sent_ms,
+            receive_count: clamp(u64::from(lease.receive_count)),
+            failure_count: clamp(u64::from(lease.failure_count)),
+            fence: i64::try_from(lease.counter).unwrap_or(i64::MAX),
+        }
+    }
+}
+
+pub(super) fn clamp(n: u64) -> i32 {
+    i32::try_from(n).unwrap_or(i32::MAX)
+}

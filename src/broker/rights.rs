@@ -1,0 +1,177 @@
+//! Who may do what: denied unless said otherwise here.
+
+use super::{Answer, Broker, Caller, Credential, Refusal};
+use crate::base::names::QueueName;
+use crate::protocol::record::{Grantee, Queue, Record, Right, User};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+/// All rights on a queue.
+const ALL: [Right; 3] = [Right::Send, Right::Receive, Right::Manage];
+
+/// A right as the API writes it.
+#[must_use]
+pub fn right_name(right: Right) -> &'static str {
+    match right {
+        Right::Send => "send",
+        Right::Receive => "receive",
+        Right::Manage => "manage",
+    }
+}
+
+impl Broker {
+    /// What the caller may do with a queue now: its owner and administrators everything, others
+    /// what grants say. Judged by the user's record of this moment, so that a long wait may ask
+    /// again [R45].
+    #[must_use]
+    pub fn rights_on(&self, by: &Caller, queue: &Queue) -> BTreeSet<Right> {
+        let Some(admin) = self.enabled(by, |user| user.admin) else { return BTreeSet::new() };
+        if admin || queue.owner == by.user {
+            return ALL.into();
+        }
+        let holders = [Grantee::Everyone, Grantee::User(by.user)];
+        let grants = holders.iter().filter_map(|holder| queue.grants.get(holder));
+        grants.flat_map(|grant| grant.rights.iter().copied()).collect()
+    }
+
+    /// Whether what the caller was authenticated by is still good: for waits that outlast it [R45].
+    #[must_use]
+    pub fn is_current(&self, by: &Caller) -> bool {
+        let now_ms = self.clock.wall_ms();
+        let credential = match &by.credential {
+            Credential::Session { key, .. } => {
+                let record = self.catalog.live(key);
+                record.is_some_and(|it| it.session().is_some_and(|s| s.expires_ms > now_ms))
+            }
+            Credential::ApiKey { id } => {
+                self.catalog.api_keys_of(by.user).iter().any(|(_, record)| {
+                    record.api_key().is_some_and(|key| {
+                        key.id == *id && key.expires_ms.is_none_or(|end| end > now_ms)
+                    })
+                })
+            }
+            Credential::Password => true,
+        };
+        credential && self.enabled(by, |_| ()).is_some()
+    }
+
+    fn enabled<T>(&self, by: &Caller, ask: impl FnOnce(&User) -> T) -> Option<T> {
+        let (_, record) = self.catalog.user_by_id(by.user)?;
+        record.user().filter(|user| !user.disabled).map(ask)
+    }
+
+    /// The live queue of that name in the path, if the caller has the right.
+    #[allow(dead_code)] // what touches messages begins with it
+    pub(crate) fn queue_for(
+        &self,
+        by: &Caller,
+        name: &str,
+        right: Right,
+    ) -> Answer<(QueueName, Arc<Record>)> {
+        let (name, record) = self.queue_named(name)?;
+        let queue = record.queue().ok_or(Refusal::QueueNotFound)?;
+        self.require(by, queue, right)?;
+        Ok((name, record))
+    }
+
+    /// Refuses when the caller lacks the right.
+    pub(crate) fn require(&self, by: &Caller, queue: &Queue, right: Right) -> Answer<()> {
+        if self.rights_on(by, queue).contains(&right) {
+            return Ok(());
+        }
+        Err(Refusal::Forbidden { needs: right_name(right) })
+    }
+
+    /// Refuses when the caller is neither the owner nor an administrator.
+    pub(crate) fn require_owner(&self, by: &Caller, queue: &Queue) -> Answer<()> {
+        match self.enabled(by, |user| user.admin) {
+            Some(admin) if admin || queue.owner == by.user => Ok(()),
+            _ => Err(Refusal::NotOwner { what: "queue" }),
+        }
+    }
+
+    /// Refuses when the caller is no administrator (any more).
+    pub(crate) fn require_admin(&self, by: &Caller) -> Answer<()> {
+        if self.is_admin(by) { Ok(()) } else { Err(Refusal::Forbidden { needs: "admin" }) }
+    }
+
+    pub(crate) fn is_admin(&self, by: &Caller) -> bool {
+        self.enabled(by, |user| user.admin).unwrap_or(false)
+    }
+
+    /// The live queue of that name in the path.
+    pub(crate) fn queue_named(&self, name: &str) -> Answer<(QueueName, Arc<Record>)> {
+        let name = queue_name(name)?;
+        let record = self.catalog.queue(&name).ok_or(Refusal::QueueNotFound)?;
+        Ok((name, record))
+    }
+}
+
+/// A queue's name from the path.
+pub(crate) fn queue_name(name: &str) -> Answer<QueueName> {
+    QueueName::parse(name).map_err(|e| Refusal::invalid("path.queue", "name", e.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::broker::testing::*;
+    use crate::broker::{QueueChange, UserPatch};
+
+    fn set(rights: &[Right]) -> BTreeSet<Right> {
+        rights.iter().copied().collect()
+    }
+
+    #[tokio::test]
+    async fn rights_are_denied_unless_given() {
+        let broker = broker();
+        let admin = user(&broker, "root").await;
+        let owner = user(&broker, "ana").await;
+        let other = user(&broker, "eva").await;
+        let third = user(&broker, "leo").await;
+        broker.put_queue(&owner, "q", QueueChange::default()).await.unwrap();
+        let queue = || broker.queue_named("q").unwrap().1.queue().unwrap().clone();
+        let all = set(&ALL);
+        assert_eq!(broker.rights_on(&owner, &queue()), all);
+        assert_eq!(broker.rights_on(&admin, &queue()), all);
+        assert!(broker.rights_on(&other, &queue()).is_empty());
+        broker.put_grant(&owner, "q", "*", set(&[Right::Send])).await.unwrap();
+        broker.put_grant(&owner, "q", "eva", set(&[Right::Receive])).await.unwrap();
+        assert_eq!(broker.rights_on(&other, &queue()), set(&[Right::Send, Right::Receive]));
+        assert_eq!(broker.rights_on(&third, &queue()), set(&[Right::Send]));
+        let needs = |needs| Some(Refusal::Forbidden { needs });
+        assert!(broker.queue_for(&other, "q", Right::Receive).is_ok());
+        assert_eq!(broker.queue_for(&other, "q", Right::Manage).err(), needs("manage"));
+        assert_eq!(broker.queue_for(&third, "q", Right::Receive).err(), needs("receive"));
+        assert_eq!(broker.queue_for(&third, "x", Right::Send).err(), Some(Refusal::QueueNotFound));
+        assert_eq!(broker.require_owner(&owner, &queue()), Ok(()));
+        assert_eq!(broker.require_owner(&admin, &queue()), Ok(()));
+        let not_owner = Err(Refusal::NotOwner { what: "queue" });
+        assert_eq!(broker.require_owner(&other, &queue()), not_owner);
+    }
+
+    #[tokio::test]
+    async fn r45_a_caller_of_earlier_is_judged_as_of_now() {
+        let broker = broker();
+        let admin = user(&broker, "root").await;
+        let second = user(&broker, "ana").await;
+        let make_admin = UserPatch { admin: Some(true), ..UserPatch::default() };
+        broker.update_user(&admin, "ana", make_admin, None, HERE).await.unwrap();
+        let second = Caller { admin: true, ..second };
+        broker.put_queue(&admin, "q", QueueChange::default()).await.unwrap();
+        let queue = broker.queue_named("q").unwrap().1.queue().unwrap().clone();
+        assert_eq!(broker.rights_on(&second, &queue).len(), 3);
+        let session = log_in(&broker, "ana").await;
+        assert!(broker.is_current(&session));
+        let demote = UserPatch { admin: Some(false), ..UserPatch::default() };
+        broker.update_user(&admin, "ana", demote, None, HERE).await.unwrap();
+        assert!(broker.rights_on(&second, &queue).is_empty());
+        assert!(broker.require_admin(&second).is_err());
+        broker.log_out_current(&session).await.unwrap();
+        assert!(!broker.is_current(&session));
+        assert!(broker.is_current(&second));
+        broker.delete_user(&admin, "ana", crate::broker::Owned::Refuse, None).await.unwrap();
+        assert!(!broker.is_current(&second));
+    }
+}

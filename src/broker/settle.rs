@@ -1,0 +1,206 @@
+//! Settling: receipts are opened without a look-up, and one operation carries them all.
+
+use super::receipts::{Receipt, fingerprint};
+use super::receive::clamp;
+use super::{Answer, Broker, Caller, Fault, Refusal};
+use crate::base::limits;
+use crate::base::names::QueueName;
+use crate::protocol::op::{SettleAction, SettleItem};
+use crate::protocol::record::Right;
+use crate::replication::coordinator::{Settled, StreamRef};
+use std::collections::BTreeSet;
+
+/// What to do with one receipt.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    /// The proof of the lease.
+    pub receipt: String,
+    /// What to do.
+    pub action: Action,
+}
+
+/// What to do with one leased message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// Done with it, for ever.
+    Ack,
+    /// The lease ends this long from now.
+    Extend {
+        /// In seconds.
+        lease_seconds: i32,
+    },
+    /// Give it back.
+    Release {
+        /// Whether that counts as a failure.
+        failed: bool,
+    },
+}
+
+/// An extended lease.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Lease {
+    /// Its end, wall time in ms.
+    pub expires_ms: u64,
+    /// What is left, in ms.
+    pub remaining_ms: i32,
+    /// The fence: the same lease, the same number.
+    pub fence: i64,
+}
+
+/// How the settlement of one receipt ended.
+#[derive(Clone, Debug)]
+pub enum Verdict {
+    /// Durable on a majority.
+    Done {
+        /// The new end of an extended lease.
+        lease: Option<Lease>,
+    },
+    /// The lease is another's by now, or was given back; recorded nowhere.
+    Lost,
+    /// No receipt of this queue.
+    Invalid,
+    /// It may or may not be recorded; repeating it is safe.
+    Unknown,
+    /// Refused before any write.
+    Refused(Refusal),
+}
+
+impl Broker {
+    /// Settles receipts of a queue. One verdict per receipt, in order.
+    ///
+    /// # Errors
+    /// [`Refusal`] when the request as a whole is refused; nothing is recorded then.
+    pub async fn settle(
+        &self,
+        by: &Caller,
+        queue: &str,
+        settlements: Vec<Settlement>,
+    ) -> Answer<Vec<Verdict>> {
+        let (name, record) = self.queue_for(by, queue, Right::Receive)?;
+        let value = record.queue().ok_or(Refusal::QueueNotFound)?;
+        check_batch(&settlements)?;
+        let stream = self.stream_of(&record, value)?;
+        let began_ms = self.clock.boottime_ms();
+        let now_ms = self.clock.wall_ms();
+        let opened: Vec<Result<Receipt, Verdict>> =
+            settlements.iter().map(|s| self.judge_receipt(&name, &stream, &s.receipt)).collect();
+        let (mut in_time, mut late) = (Vec::new(), Vec::new());
+        for (i, receipt) in opened.iter().enumerate() {
+            if let Ok(receipt) = receipt {
+                let item = item_of(receipt, settlements[i].action);
+                let group = if receipt.expires_ms > now_ms { &mut in_time } else { &mut late };
+                group.push((i, item));
+            }
+        }
+        let mut settled = vec![None; settlements.len()];
+        for (group, is_late) in [(in_time, false), (late, true)] {
+            let items = group.iter().map(|(_, item)| *item).collect();
+            let outcomes = self.coordinator.settle(&stream, items, is_late).await;
+            for ((i, _), outcome) in group.into_iter().zip(outcomes) {
+                settled[i] = Some(outcome);
+            }
+        }
+        self.after_settling(&name);
+        let elapsed_ms = self.clock.boottime_ms().saturating_sub(began_ms);
+        let verdict = |(i, opened): (usize, Result<Receipt, Verdict>)| match opened {
+            Err(verdict) => verdict,
+            Ok(receipt) => {
+                let action = settlements[i].action;
+                let outcome = settled[i].unwrap_or(Settled::Unknown);
+                count(action, outcome);
+                self.verdict(&name, &receipt, action, outcome, elapsed_ms)
+            }
+        };
+        Ok(opened.into_iter().enumerate().map(verdict).collect())
+    }
+
+    fn judge_receipt(
+        &self,
+        name: &QueueName,
+        stream: &StreamRef,
+        text: &str,
+    ) -> Result<Receipt, Verdict> {
+        let receipt = self.open_receipt(text).ok_or(Verdict::Invalid)?;
+        if receipt.generation == stream.generation {
+            return Ok(receipt);
+        }
+        // Of an earlier queue of this name: its messages are gone. Of another queue: no proof.
+        let earlier = receipt.queue == fingerprint(name);
+        Err(if earlier { Verdict::Lost } else { Verdict::Invalid })
+    }
+
+    fn verdict(
+        &self,
+        name: &QueueName,
+        receipt: &Receipt,
+        action: Action,
+        outcome: Settled,
+        elapsed_ms: u64,
+    ) -> Verdict {
+        match outcome {
+            Settled::Done => {
+                let lease = match action {
+                    Action::Extend { lease_seconds } => {
+                        let duration_ms = u64::try_from(lease_seconds).unwrap_or(0) * 1_000;
+                        let remaining_ms = duration_ms.saturating_sub(elapsed_ms);
+                        Some(Lease {
+                            expires_ms: self.clock.wall_ms() + remaining_ms,
+                            remaining_ms: clamp(remaining_ms),
+                            fence: i64::try_from(receipt.counter).unwrap_or(i64::MAX),
+                        })
+                    }
+                    Action::Ack | Action::Release { .. } => None,
+                };
+                Verdict::Done { lease }
+            }
+            Settled::Lost => Verdict::Lost,
+            Settled::Unknown => Verdict::Unknown,
+            Settled::Refused(why) => Verdict::Refused(self.refusal_of(name, why)),
+        }
+    }
+}
+
+fn item_of(receipt: &Receipt, action: Action) -> SettleItem {
+    let action = match action {
+        Action::Ack => SettleAction::Ack,
+        Action::Extend { lease_seconds } => {
+            SettleAction::Extend { duration_ms: u64::try_from(lease_seconds).unwrap_or(0) * 1_000 }
+        }
+        Action::Release { failed } => SettleAction::Release { failed },
+    };
+    let Receipt { place, requester, counter, receive_count, failure_count, .. } = *receipt;
+    SettleItem { place, requester, counter, receive_count, failure_count, action }
+}
+
+/// Each receipt once: two words about one message in one request contradict each other.
+fn check_batch(settlements: &[Settlement]) -> Answer<()> {
+    let fault = |message: String, code| {
+        let field = "receipts".to_owned();
+        Err(Refusal::Invalid(vec![Fault { field, message, code }]))
+    };
+    if settlements.is_empty() || settlements.len() > limits::SETTLEMENT_BATCH_MAX {
+        let max = limits::SETTLEMENT_BATCH_MAX;
+        return fault(format!("between 1 and {max} receipts in all lists together"), "size");
+    }
+    let distinct: BTreeSet<&str> = settlements.iter().map(|s| s.receipt.as_str()).collect();
+    if distinct.len() < settlements.len() {
+        return fault("each receipt at most once in a request".to_owned(), "repeated");
+    }
+    Ok(())
+}
+
+fn count(action: Action, outcome: Settled) {
+    let action = match action {
+        Action::Ack => "ack",
+        Action::Extend { .. } => "extend",
+        Action::Release { .. } => "release",
+    };
+    let outcome = match outcome {
+        Settled::Done => "done",
+        Settled::Lost => "lost",
+        Settled::Refused(_) => "refused",
+        Settled::Unknown => "unknown",
+    };
+    metrics::counter!("tertulia_settles_total", "action" => action, "outcome" => outcome)
+        .increment(1);
+}
