@@ -1,0 +1,111 @@
+//! Every metric of a node: the one place that documents them.
+
+use metrics::Unit;
+
+/// What a metric does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MetricKind {
+    /// Only rises.
+    Counter,
+    /// Rises and falls.
+    Gauge,
+    /// Counts observations in buckets.
+    Histogram,
+}
+
+impl MetricKind {
+    /// Prometheus's word for it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Counter => "counter",
+            Self::Gauge => "gauge",
+            Self::Histogram => "histogram",
+        }
+    }
+}
+
+/// A metric and what it means.
+#[derive(Clone, Copy, Debug)]
+pub struct Metric {
+    /// As scraped.
+    pub name: &'static str,
+    /// What it does.
+    pub kind: MetricKind,
+    /// What it counts in.
+    pub unit: Unit,
+    /// What it means.
+    pub help: &'static str,
+    /// The labels that every use of it carries.
+    pub labels: &'static [&'static str],
+}
+
+const fn metric(
+    name: &'static str,
+    kind: MetricKind,
+    unit: Unit,
+    labels: &'static [&'static str],
+    help: &'static str,
+) -> Metric {
+    Metric { name, kind, unit, help, labels }
+}
+
+use MetricKind::{Counter, Gauge, Histogram};
+use Unit::{Bytes, Count, Seconds};
+
+/// All of them.
+#[rustfmt::skip]
+pub const METRICS: &[Metric] = &[
+    metric("tertulia_build_info", Gauge, Count, &["version"],
+        "Always 1; the label tells the version."),
+    metric("tertulia_http_requests_total", Counter, Count, &["method", "route", "status"],
+        "Requests answered, by method, route and status."),
+    metric("tertulia_http_request_seconds", Histogram, Seconds, &["route"],
+        "Time from a request's header to its answer, waits for messages included."),
+    metric("tertulia_http_requests_in_flight", Gauge, Count, &[],
+        "Requests being worked on, those that only wait for messages left out."),
+    metric("tertulia_http_connections", Gauge, Count, &[],
+        "Open client connections."),
+    metric("tertulia_http_body_bytes", Gauge, Bytes, &[],
+        "Memory held by the bodies of running requests."),
+    metric("tertulia_http_refused_total", Counter, Count, &["reason"],
+        "Connections and requests turned away before they reached a handler."),
+    metric("tertulia_sends_total", Counter, Count, &["outcome"],
+        "Send requests, by what became of them."),
+    metric("tertulia_receives_total", Counter, Count, &[],
+        "Receive requests answered, empty answers included."),
+    metric("tertulia_messages_sent_total", Counter, Count, &[],
+        "Messages stored durably."),
+    metric("tertulia_messages_received_total", Counter, Count, &[],
+        "Messages handed to receivers, repeats included."),
+    metric("tertulia_leases_total", Counter, Count, &[],
+        "Leases granted on messages."),
+    metric("tertulia_settles_total", Counter, Count, &["action", "outcome"],
+        "Receipts settled, extended or released, by what became of them."),
+    metric("tertulia_receivers_waiting", Gauge, Count, &[],
+        "Receives that wait for a message."),
+    metric("tertulia_in_flight_refused_total", Counter, Count, &[],
+        "Receives refused because too many messages of the queue are under lease."),
+    metric("tertulia_holes", Gauge, Count, &[],
+        "Messages whose payload cannot be opened and awaits repair."),
+    metric("tertulia_record_clashes_total", Counter, Count, &[],
+        "Records found decided twice, which must never happen."),
+    metric("tertulia_password_hashes_total", Counter, Count, &[],
+        "Passwords hashed, to store or to check them."),
+    metric("tertulia_logins_total", Counter, Count, &["outcome"],
+        "Logins, by what became of them."),
+    metric("tertulia_commits_total", Counter, Count, &[],
+        "Commits of the store."),
+    metric("tertulia_commit_rows", Histogram, Count, &[],
+        "Rows written in one commit."),
+    metric("tertulia_commit_bytes", Histogram, Bytes, &[],
+        "Bytes written in one commit, keys included."),
+    metric("tertulia_fsync_seconds", Histogram, Seconds, &[],
+        "Time until the disk has made a commit durable."),
+    metric("tertulia_store_waiting_bytes", Gauge, Bytes, &[],
+        "Writes that wait for their commit."),
+    metric("tertulia_store_free_bytes", Gauge, Bytes, &[],
+        "Free space of the disk under the store."),
+    metric("tertulia_payload_cache_bytes", Gauge, Bytes, &[],
+        "Sealed payloads kept in memory until delivered."),
+];
