@@ -1,0 +1,111 @@
+//! Settling leases: acknowledge, extend, release.
+
+use super::messages::all_failed;
+use crate::api::auth::Auth;
+use crate::api::codes;
+use crate::api::dto::settlements::{
+    LeaseExtension, LeaseView, ReleaseRequest, SettlementRequest, SettlementResponse,
+    SettlementResult, judge, release,
+};
+use crate::api::params::{Path, QueueSegment, ReceiptSegment};
+use crate::api::payload::{Answer, Body, Empty};
+use crate::api::problem::Problem;
+use crate::broker::{Action, Lease, Settlement};
+use poem_openapi::OpenApi;
+
+/// The handlers of `/queues/{queue}/leases/{receipt}` and `/queues/{queue}/settlements`.
+pub struct Settlements;
+
+#[OpenApi(prefix_path = "/v1")]
+impl Settlements {
+    /// Acknowledge a message
+    #[oai(path = "/queues/:queue/leases/:receipt", method = "delete", operation_id = "ack_message")]
+    async fn ack(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+        /// The receipt that `receive_messages` gave: paste yours.
+        receipt: Path<ReceiptSegment>,
+    ) -> Result<Empty, Problem> {
+        settle_one(&auth, &queue.0.0, receipt.0.0, Action::Ack).await?;
+        Ok(Empty::done())
+    }
+
+    /// Extend a lease
+    #[oai(path = "/queues/:queue/leases/:receipt", method = "patch", operation_id = "extend_lease")]
+    async fn extend(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+        /// The receipt that `receive_messages` gave: paste yours.
+        receipt: Path<ReceiptSegment>,
+        body: Body<LeaseExtension>,
+    ) -> Result<Answer<LeaseView>, Problem> {
+        let action = Action::Extend { lease_seconds: body.0.lease_seconds };
+        let receipt = receipt.0.0;
+        let lease = settle_one(&auth, &queue.0.0, receipt.clone(), action).await?;
+        let lease = lease.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
+        Ok(Answer::ok(LeaseView::new(receipt, &lease)))
+    }
+
+    /// Give a message back
+    #[oai(
+        path = "/queues/:queue/leases/:receipt/releases",
+        method = "post",
+        operation_id = "release_message"
+    )]
+    async fn release(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+        /// The receipt that `receive_messages` gave: paste yours.
+        receipt: Path<ReceiptSegment>,
+        body: Body<ReleaseRequest>,
+    ) -> Result<Empty, Problem> {
+        settle_one(&auth, &queue.0.0, receipt.0.0, release(body.0.outcome)).await?;
+        Ok(Empty::done())
+    }
+
+    /// Settle many leases
+    #[oai(path = "/queues/:queue/settlements", method = "post", operation_id = "settle_messages")]
+    async fn settle(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+        body: Body<SettlementRequest>,
+    ) -> Result<Answer<SettlementResponse>, Problem> {
+        let (places, settlements) = body.0.split();
+        let names: Vec<_> = places.iter().map(|p| (p.action.word(), p.index)).collect();
+        let verdicts = auth.app.broker.settle(&auth.caller, &queue.0.0, settlements).await?;
+        let judged = places.into_iter().zip(verdicts);
+        let judged: Vec<_> = judged.map(|(p, verdict)| SettlementResult::new(p, verdict)).collect();
+        let open =
+            |result: &SettlementResult| matches!(result.status.as_str(), "unknown" | "refused");
+        if judged.iter().all(|(result, _)| open(result)) {
+            let problems = judged.into_iter().filter_map(|(_, problem)| problem).collect();
+            return Err(all_failed(problems, |i| format!("{}[{}]", names[i].0, names[i].1)));
+        }
+        let failed = judged.iter().filter(|(_, problem)| problem.is_some()).count();
+        let results = judged.into_iter().map(|(result, _)| result).collect();
+        let failed_count = i32::try_from(failed).unwrap_or(i32::MAX);
+        Ok(Answer::ok(SettlementResponse { results, failed_count }))
+    }
+}
+
+/// Settles one lease.
+async fn settle_one(
+    auth: &Auth,
+    queue: &str,
+    receipt: String,
+    action: Action,
+) -> Result<Option<Lease>, Problem> {
+    let settlement = vec![Settlement { receipt, action }];
+    let verdicts = auth.app.broker.settle(&auth.caller, queue, settlement).await?;
+    let verdict = verdicts.into_iter().next();
+    let verdict = verdict.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
+    judge(verdict).map_err(|(_, problem)| problem)
+}

@@ -1,0 +1,94 @@
+//! One request's surroundings: what every handler and extractor may ask for.
+
+use super::Shared;
+use super::spec::operations::Operation;
+use crate::base::limits;
+use poem::{FromRequest, Request, RequestBody};
+use std::net::IpAddr;
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+/// What is known of a request before its handler runs.
+pub struct Scope {
+    /// The node's parts.
+    pub app: Arc<Shared>,
+    /// Names the request in answers and in the log.
+    pub request_id: String,
+    /// The row of the operations table, where the path and method have one.
+    pub operation: Option<&'static Operation>,
+    /// The query's parameters, decoded, in order.
+    pub query: Vec<(String, String)>,
+    /// Where the request comes from.
+    pub address: IpAddr,
+    /// Who asks, once that is known; for the log.
+    pub user: OnceLock<String>,
+    /// When the answer is due.
+    pub deadline: Deadline,
+}
+
+/// A request's scope, as an extractor.
+#[derive(Clone)]
+pub struct Here(pub Arc<Scope>);
+
+impl Deref for Here {
+    type Target = Scope;
+
+    fn deref(&self) -> &Scope {
+        &self.0
+    }
+}
+
+impl Here {
+    /// The scope that the front door put into the request.
+    ///
+    /// # Panics
+    /// When the request did not come through the front door.
+    #[must_use]
+    pub fn of(request: &Request) -> Self {
+        request.data::<Self>().expect("requests come through the front door").clone()
+    }
+}
+
+impl<'a> FromRequest<'a> for Here {
+    async fn from_request(request: &'a Request, _body: &mut RequestBody) -> poem::Result<Self> {
+        Ok(Self::of(request))
+    }
+}
+
+/// When an answer is due [R54]: moved while a body arrives and by a wait for messages.
+pub struct Deadline {
+    at: Mutex<Instant>,
+    moved: Notify,
+}
+
+impl Default for Deadline {
+    fn default() -> Self {
+        Self { at: Mutex::new(Instant::now() + limits::OPERATION_TIME), moved: Notify::new() }
+    }
+}
+
+impl Deadline {
+    /// Grants this long from now.
+    pub fn set(&self, from_now: Duration) {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner) = Instant::now() + from_now;
+        self.moved.notify_one();
+    }
+
+    /// Returns when the time is over.
+    pub async fn passed(&self) {
+        loop {
+            let at = self.at();
+            tokio::select! {
+                () = tokio::time::sleep_until(at) => if self.at() == at { return },
+                () = self.moved.notified() => {}
+            }
+        }
+    }
+
+    fn at(&self) -> Instant {
+        *self.at.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

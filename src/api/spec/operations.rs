@@ -1,0 +1,358 @@
+//! THE table: a row per operation. The document, the answers' check, `Allow` and the log's route
+//! templates all read it.
+
+use crate::api::codes::{self, Code};
+
+/// Who may do it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Needs {
+    /// Anybody, without credentials.
+    Nobody,
+    /// Anybody where registration is open, else administrators.
+    OpenRegistration,
+    /// Any user.
+    AnyUser,
+    /// Administrators.
+    Admin,
+    /// The user in the path, or administrators.
+    SelfOrAdmin,
+    /// Whose it is, or administrators.
+    Own,
+    /// The queue's owner, or administrators.
+    QueueOwner,
+    /// Any right on the queue.
+    AnyRight,
+    /// This right on the queue.
+    Right(&'static str),
+}
+
+impl Needs {
+    /// The same in words.
+    #[must_use]
+    pub fn text(self) -> String {
+        match self {
+            Self::Nobody => "Public: needs no credentials.".to_owned(),
+            Self::OpenRegistration => "Public while registration is open, else for \
+                administrators. Credentials are not needed, but wrong ones are refused."
+                .to_owned(),
+            Self::AnyUser => "Needs: any user.".to_owned(),
+            Self::Admin => "Needs: an administrator.".to_owned(),
+            Self::SelfOrAdmin => "Needs: that user, or an administrator.".to_owned(),
+            Self::Own => "Needs: whose it is, or an administrator.".to_owned(),
+            Self::QueueOwner => "Needs: the queue's owner, or an administrator.".to_owned(),
+            Self::AnyRight => "Needs: any right on the queue.".to_owned(),
+            Self::Right(right) => {
+                format!(
+                    "Needs: the right `{right}` on the queue; owner and administrators have it."
+                )
+            }
+        }
+    }
+
+    /// Whether a request without credentials may succeed.
+    #[must_use]
+    pub fn is_public(self) -> bool {
+        matches!(self, Self::Nobody | Self::OpenRegistration)
+    }
+}
+
+/// One operation.
+#[derive(Debug)]
+pub struct Operation {
+    /// Its id, the same in every client.
+    pub id: &'static str,
+    /// Its method.
+    pub method: &'static str,
+    /// Its path, as the document writes it.
+    pub path: &'static str,
+    /// Its tag.
+    pub tag: &'static str,
+    /// Who may do it.
+    pub needs: Needs,
+    /// Whether it takes a body.
+    pub body: bool,
+    /// Whether its answers carry an etag.
+    pub etag: bool,
+    /// How it may succeed.
+    pub success: &'static [(u16, &'static str)],
+    /// What to know about it.
+    pub about: &'static str,
+    /// How it may fail, beside what all operations of its kind share.
+    own: &'static [Code],
+}
+
+impl Operation {
+    /// Every code it may answer with, by status.
+    #[must_use]
+    pub fn codes(&self) -> Vec<Code> {
+        codes::ALL.iter().copied().filter(|code| self.may_fail_with(*code)).collect()
+    }
+
+    /// Whether it may answer with a code.
+    fn may_fail_with(&self, code: Code) -> bool {
+        let kinds: &[(bool, &[Code])] = &[
+            (true, self.own),
+            (true, &[codes::INTERNAL, codes::OVERLOADED]),
+            (self.is_versioned(), &[codes::VALIDATION, codes::NOT_ENOUGH_REPLICAS]),
+            (!self.needs.is_public(), &[codes::UNAUTHENTICATED, codes::RATE_LIMITED]),
+            (self.body, BODY_CODES),
+        ];
+        kinds.iter().any(|(of_kind, codes)| *of_kind && codes.contains(&code))
+    }
+
+    /// Whether a problem's code is in its row. What the transport refuses is of no operation.
+    #[must_use]
+    pub fn expects(&self, word: &str) -> bool {
+        let found = codes::ALL.iter().find(|code| code.word == word);
+        found.is_some_and(|code| self.may_fail_with(*code) || BODY_CODES.contains(code))
+    }
+
+    /// Whether it lies under `/v1`.
+    #[must_use]
+    pub fn is_versioned(&self) -> bool {
+        self.path.starts_with("/v1/")
+    }
+
+    /// Whether it changes nothing.
+    #[must_use]
+    pub fn is_read(&self) -> bool {
+        self.method == "GET"
+    }
+}
+
+const BODY_CODES: &[Code] =
+    &[codes::MALFORMED, codes::BODY_TIMEOUT, codes::TOO_LARGE, codes::UNSUPPORTED_MEDIA_TYPE];
+
+/// Tags, in the document's order.
+pub const TAGS: &[(&str, &str)] = &[
+    ("users", "Who may connect. Start here: register, then authorize."),
+    ("sessions", "Connect and disconnect with state: the token is the connection."),
+    ("api_keys", "Long-lived secrets for programs, sent as Bearer."),
+    ("queues", "Queues and who may use them. Declare a queue at every start: it is idempotent."),
+    ("messages", "Send; receive under a lease; acknowledge, extend or give back."),
+    ("operations", "The node's state, for those who run it."),
+];
+
+/// The paths that are served beside the operations, all by `GET`.
+pub const DOCUMENTS: &[&str] = &["/openapi.json", "/openapi.yaml", "/docs", "/docs/"];
+
+macro_rules! operations {
+    ($($id:ident $method:ident $path:literal $tag:ident $needs:expr;
+        $($flag:ident)* [$($status:literal $text:literal),*] [$($code:ident),*] $about:literal;)*) => {
+        /// The rows, in the document's order.
+        pub static OPERATIONS: &[Operation] = &[$(Operation {
+            id: stringify!($id),
+            method: stringify!($method),
+            path: $path,
+            tag: stringify!($tag),
+            needs: $needs,
+            body: operations!(@ body $($flag)*),
+            etag: operations!(@ etag $($flag)*),
+            success: &[$(($status, $text)),*],
+            about: $about,
+            own: &[$(codes::$code),*],
+        }),*];
+    };
+    (@ body body $($rest:ident)*) => { true };
+    (@ etag etag $($rest:ident)*) => { true };
+    (@ $want:ident $other:ident $($rest:ident)*) => { operations!(@ $want $($rest)*) };
+    (@ $want:ident) => { false };
+}
+
+use Needs::{
+    Admin, AnyRight, AnyUser, Nobody, OpenRegistration, Own, QueueOwner, Right, SelfOrAdmin,
+};
+
+operations! {
+    register_user POST "/v1/users" users OpenRegistration;
+        body etag [201 "The user."]
+        [UNAUTHENTICATED, REGISTRATION_CLOSED, NAME_TAKEN, RATE_LIMITED]
+        "The first user of a cluster that has no configured administrator becomes one.";
+    list_users GET "/v1/users" users Admin;
+        [200 "A page of users, by name."] [FORBIDDEN] "";
+    get_current_user GET "/v1/users/me" users AnyUser;
+        etag [200 "The user."] [] "";
+    get_user GET "/v1/users/{username}" users SelfOrAdmin;
+        etag [200 "The user."] [FORBIDDEN, USER_NOT_FOUND]
+        "Somebody else is 403, whether or not there is such a user.";
+    update_user PATCH "/v1/users/{username}" users SelfOrAdmin;
+        body etag [200 "The user as changed."]
+        [FORBIDDEN, USER_NOT_FOUND, PRECONDITION_FAILED]
+        "Yourself: the password only, with `current_password`. A new password, or `disabled`, \
+        ends the user's other sessions.";
+    delete_user DELETE "/v1/users/{username}" users SelfOrAdmin;
+        [204 "The user is gone."] [FORBIDDEN, USER_NOT_FOUND, STILL_OWNS, PRECONDITION_FAILED]
+        "Sessions, keys and grants go with the user; messages sent keep the sender's name.";
+
+    create_session POST "/v1/sessions" sessions Nobody;
+        body [201 "The session and its token."] [BAD_CREDENTIALS, RATE_LIMITED]
+        "Unknown users and wrong passwords get the same answer after the same time.";
+    list_sessions GET "/v1/sessions" sessions AnyUser;
+        [200 "A page of your sessions."] [] "";
+    delete_current_session DELETE "/v1/sessions/current" sessions AnyUser;
+        [204 "The session has ended."] [SESSION_NOT_FOUND]
+        "Ends the session that this request comes by. No node accepts its token any more.";
+    delete_session DELETE "/v1/sessions/{session_id}" sessions Own;
+        [204 "The session has ended."] [SESSION_NOT_FOUND]
+        "No node accepts its token any more.";
+
+    create_api_key POST "/v1/api-keys" api_keys AnyUser;
+        body [201 "The key with its secret, shown once."] [QUOTA] "";
+    list_api_keys GET "/v1/api-keys" api_keys AnyUser;
+        [200 "A page of your API keys."] [] "";
+    delete_api_key DELETE "/v1/api-keys/{api_key_id}" api_keys Own;
+        [204 "The key is gone."] [API_KEY_NOT_FOUND] "";
+
+    put_queue PUT "/v1/queues/{queue}" queues AnyUser;
+        body etag [200 "It exists and is as you want it.", 201 "It is created."]
+        [NAME_TAKEN, CONFIG_DIFFERS, DRAINING, QUOTA]
+        "If it exists and you own or manage it, only the fields you give must match: declare \
+        your queues at every start.";
+    list_queues GET "/v1/queues" queues AnyUser;
+        [200 "A page of the queues that you may see, by name."] [] "";
+    get_queue GET "/v1/queues/{queue}" queues AnyRight;
+        etag [200 "The queue."] [FORBIDDEN, QUEUE_NOT_FOUND] "";
+    update_queue PATCH "/v1/queues/{queue}" queues Right("manage");
+        body etag [200 "The queue as changed."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, PRECONDITION_FAILED]
+        "Fields that are absent stay. `replicas` cannot change.";
+    delete_queue DELETE "/v1/queues/{queue}" queues QueueOwner;
+        [202 "It is being drained, and deleted when its last message is settled.",
+        204 "It is gone, with its messages."]
+        [NOT_OWNER, QUEUE_NOT_FOUND, NOT_EMPTY, PRECONDITION_FAILED]
+        "`discard`: its messages are gone at once and for good. `drain`: sends are refused, the \
+        rest goes on until the last message is settled. `refuse`: only if it is empty.";
+    list_queue_grants GET "/v1/queues/{queue}/grants" queues QueueOwner;
+        [200 "A page of grants."] [NOT_OWNER, QUEUE_NOT_FOUND] "";
+    put_queue_grant PUT "/v1/queues/{queue}/grants/{username}" queues QueueOwner;
+        body [200 "The grant."] [NOT_OWNER, QUEUE_NOT_FOUND, USER_NOT_FOUND, QUOTA]
+        "Replaces what that user was granted before.";
+    delete_queue_grant DELETE "/v1/queues/{queue}/grants/{username}" queues QueueOwner;
+        [204 "There is no such grant, or none any more."]
+        [NOT_OWNER, QUEUE_NOT_FOUND, USER_NOT_FOUND] "";
+
+    send_messages POST "/v1/queues/{queue}/messages" messages Right("send");
+        body [201 "At least one message is stored; each has its result."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING]
+        "`quorum`: on disk on a majority before the answer. `all`: waits up to 5 seconds for the \
+        others too. A request of which nothing is stored is never a success: it is the problem \
+        of its first message.";
+    receive_messages POST "/v1/queues/{queue}/leases" messages Right("receive");
+        body [200 "Messages under lease; none when the queue had none."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, IN_FLIGHT_LIMIT]
+        "A message is yours until its lease ends; then it is ready again. At most 8 MiB of bodies \
+        come at once, and always at least one message.";
+    ack_message DELETE "/v1/queues/{queue}/leases/{receipt}" messages Right("receive");
+        [204 "The message is settled for good, now or before."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, LEASE_LOST, RECEIPT_INVALID]
+        "After the lease has expired it still counts, unless another has begun.";
+    extend_lease PATCH "/v1/queues/{queue}/leases/{receipt}" messages Right("receive");
+        body [200 "The lease as extended."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, LEASE_LOST, RECEIPT_INVALID]
+        "The receipt stays the same.";
+    release_message POST "/v1/queues/{queue}/leases/{receipt}/releases" messages Right("receive");
+        body [204 "The message is given back, now or before."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, LEASE_LOST, RECEIPT_INVALID] "";
+    settle_messages POST "/v1/queues/{queue}/settlements" messages Right("receive");
+        body [200 "The verdicts, in request order."] [FORBIDDEN, QUEUE_NOT_FOUND]
+        "Keeps receipts out of the URL.";
+
+    get_liveness GET "/livez" operations Nobody; [200 "It runs."] [TOO_LARGE] "";
+    get_readiness GET "/readyz" operations Nobody;
+        [200 "It takes requests."] [TOO_LARGE, STARTING, NOT_READY, NOT_A_MEMBER] "";
+    get_metrics GET "/metrics" operations Nobody; [200 "The numbers."] [TOO_LARGE] "";
+}
+
+/// What a path belongs to.
+#[derive(Clone, Copy, Debug)]
+pub struct Route {
+    /// The template, as the log and the metrics write it.
+    pub template: &'static str,
+    /// The row, where the method has one.
+    pub operation: Option<&'static Operation>,
+}
+
+/// Whether a path fits a template.
+fn fits(template: &str, path: &str) -> bool {
+    let (mut wanted, mut given) = (template.split('/'), path.split('/'));
+    loop {
+        match (wanted.next(), given.next()) {
+            (None, None) => return true,
+            (Some(w), Some(g)) if w == g || (w.starts_with('{') && !g.is_empty()) => {}
+            _ => return false,
+        }
+    }
+}
+
+/// The template that a path belongs to: one without parameters goes first, as in the router.
+fn template(path: &str) -> Option<&'static str> {
+    if let Some(document) = DOCUMENTS.iter().copied().find(|document| *document == path) {
+        return Some(document);
+    }
+    let paths = || OPERATIONS.iter().map(|operation| operation.path);
+    paths().find(|template| *template == path).or_else(|| paths().find(|t| fits(t, path)))
+}
+
+/// The route of a request. `HEAD` goes the way of `GET`.
+#[must_use]
+pub fn route(method: &str, path: &str) -> Option<Route> {
+    let template = template(path)?;
+    let method = if method == "HEAD" { "GET" } else { method };
+    let mut rows = OPERATIONS.iter();
+    let operation = rows.find(|row| row.path == template && row.method == method);
+    Some(Route { template, operation })
+}
+
+/// The methods that a template takes, for the header `Allow`.
+#[must_use]
+pub fn allowed(template: &str) -> String {
+    let rows = OPERATIONS.iter().filter(|row| row.path == template);
+    let mut methods: Vec<&str> = rows.map(|row| row.method).collect();
+    if methods.is_empty() {
+        methods.push("GET");
+    }
+    if methods.contains(&"GET") {
+        methods.push("HEAD");
+    }
+    methods.sort_unstable();
+    methods.join(", ")
+}
+
+/// The row of an operation id.
+#[must_use]
+pub fn by_id(id: &str) -> Option<&'static Operation> {
+    OPERATIONS.iter().find(|operation| operation.id == id)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn paths_find_their_rows() {
+        let id = |method, path| route(method, path).and_then(|r| r.operation).map(|o| o.id);
+        assert_eq!(id("GET", "/v1/users/me"), Some("get_current_user"));
+        assert_eq!(id("GET", "/v1/users/alice"), Some("get_user"));
+        assert_eq!(id("PATCH", "/v1/users/me"), None);
+        assert_eq!(id("DELETE", "/v1/sessions/current"), Some("delete_current_session"));
+        assert_eq!(id("DELETE", "/v1/queues/a/leases/xyz"), Some("ack_message"));
+        assert_eq!(id("HEAD", "/livez"), Some("get_liveness"));
+        assert!(route("GET", "/v1/queues/").is_none());
+        assert!(route("GET", "/v2").is_none());
+        assert_eq!(route("PUT", "/v1/queues/a/leases/r").unwrap().template.matches('{').count(), 2);
+        assert_eq!(allowed("/v1/queues/{queue}"), "DELETE, GET, HEAD, PATCH, PUT");
+        assert_eq!(allowed("/docs/"), "GET, HEAD");
+    }
+
+    #[test]
+    fn rows_are_whole() {
+        let ids: std::collections::BTreeSet<_> = OPERATIONS.iter().map(|o| o.id).collect();
+        assert_eq!(ids.len(), OPERATIONS.len());
+        for row in OPERATIONS {
+            assert!(TAGS.iter().any(|(tag, _)| *tag == row.tag), "{}", row.id);
+            assert!(!row.success.is_empty(), "{}", row.id);
+            assert!(row.expects("internal") && row.expects("overloaded"));
+        }
+    }
+}
