@@ -1,0 +1,15 @@
+//! Layer 9: a running node.
+//!
+//! Knows: everybody. It makes the parts, wires handlers, watches and workers, and takes them down
+//! in order.
+//! Must not know: the rules themselves; each lives in its room.
+//! Way in: `cli`. Way out: all layers below.
+
+pub mod folder;
+pub mod identity;
+pub mod parts;
+mod running;
+mod wiring;
+
+pub use parts::Parts;
+pub use running::{Node, StartError};

@@ -1,0 +1,63 @@
+//! The seams, bundled: what a node needs of the world.
+
+use crate::base::clock::SystemClock;
+use crate::base::rng::SystemRng;
+use crate::base::seams::{BlockFile, Clock, Net, Rng, Spawn, SystemNet, SystemSpawn};
+use crate::security::ClusterSecret;
+use std::sync::Arc;
+
+/// scrypt's cost in production: N = 2^17, 128 MiB and about a third of a second.
+pub const PASSWORD_COST_LOG2: u8 = 17;
+
+/// What a node is started with beside its settings.
+pub struct Parts {
+    /// The network.
+    pub net: Arc<dyn Net>,
+    /// The file under the store.
+    pub disk: Arc<dyn BlockFile>,
+    /// The clocks.
+    pub clock: Arc<dyn Clock>,
+    /// Entropy.
+    pub rng: Arc<dyn Rng>,
+    /// Tasks and threads.
+    pub spawn: Arc<dyn Spawn>,
+    /// What every key of the cluster is derived from.
+    pub secret: ClusterSecret,
+    /// The certificate chain and key that clients see, as PEM, when the operator has one.
+    pub certificate: Option<(String, zeroize::Zeroizing<String>)>,
+    /// The first administrator's password, when one is configured.
+    pub admin_password: Option<zeroize::Zeroizing<String>>,
+    /// scrypt's cost; only tests lower it.
+    pub password_cost_log2: u8,
+    /// Renders the metrics.
+    pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Called once the store is known to be this node's, before the listener opens.
+    pub before_listening: Option<Hook>,
+}
+
+/// Something that is done once, and may fail with a reason.
+pub type Hook = Box<dyn FnOnce() -> Result<(), String> + Send>;
+
+impl Parts {
+    /// The operating system's parts around a disk and a secret.
+    #[must_use]
+    pub fn system(
+        disk: Arc<dyn BlockFile>,
+        secret: ClusterSecret,
+        metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    ) -> Self {
+        Self {
+            net: Arc::new(SystemNet),
+            disk,
+            clock: Arc::new(SystemClock),
+            rng: Arc::new(SystemRng),
+            spawn: Arc::new(SystemSpawn),
+            secret,
+            certificate: None,
+            admin_password: None,
+            password_cost_log2: PASSWORD_COST_LOG2,
+            metrics,
+            before_listening: None,
+        }
+    }
+}

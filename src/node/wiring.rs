@@ -1,0 +1,187 @@
+//! Who is connected to whom.
+
+use super::parts::Parts;
+use super::running::{Born, Node};
+use crate::api::httpd::{Httpd, Options};
+use crate::api::{self, Api, Readiness};
+use crate::base::seams::Listener;
+use crate::broker::{Broker, BrokerParts, BrokerSettings};
+use crate::config::Settings;
+use crate::layout::members::Layout;
+use crate::layout::placement;
+use crate::metadata::Registers;
+use crate::replication::coordinator::{Coordinator, CoordinatorParts};
+use crate::replication::lapses::Lapses;
+use crate::replication::peers::Peers;
+use crate::replication::replica::{Replica, ReplicaParts};
+use crate::security::{ClientCa, Keys, Passwords, ReceiptSealer, TlsError, server_config};
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+/// How often ended sessions and keys are freed.
+const SWEEP_PERIOD: Duration = Duration::from_secs(30);
+
+/// What clients see: the operator's certificate, or one that the cluster's authority issues.
+pub(super) fn tls(
+    parts: &Parts,
+    settings: &Settings,
+    keys: &Keys,
+) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
+    if !settings.http.tls {
+        return Ok(None);
+    }
+    let config = if let Some((chain, key)) = &parts.certificate {
+        server_config(chain, key)?
+    } else {
+        let ca = ClientCa::derive(keys, &settings.cluster.name);
+        let issued = ca.issue(&hosts(settings), parts.clock.wall_ms(), &*parts.rng)?;
+        server_config(&issued.chain_pem, &issued.key_pem)?
+    };
+    Ok(Some(Arc::new(config)))
+}
+
+/// The names under which a client may reach this node.
+fn hosts(settings: &Settings) -> Vec<String> {
+    let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
+    let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
+    let listen = settings.http.listen.ip();
+    let advertised = settings.http.advertise.as_ref().map(|a| a.host.clone());
+    let listened = (!listen.is_unspecified()).then(|| listen.to_string());
+    for host in [Some(own), listened, advertised].into_iter().flatten() {
+        // A machine may have a name that fits no certificate; clients cannot use it either.
+        let fits = host.parse::<std::net::IpAddr>().is_ok() || is_dns_name(&host);
+        if fits && !hosts.contains(&host) {
+            hosts.push(host);
+        }
+    }
+    hosts
+}
+
+fn is_dns_name(text: &str) -> bool {
+    let label = |l: &str| {
+        (1..=63).contains(&l.len())
+            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
+            && !l.starts_with('-')
+            && !l.ends_with('-')
+    };
+    text.len() <= 253 && text.split('.').all(label)
+}
+
+/// Builds the rooms from the bottom up.
+pub(super) fn assemble(
+    parts: &Parts,
+    settings: &Settings,
+    keys: Arc<Keys>,
+    born: Born,
+    registers: Arc<Registers>,
+    listener: &dyn Listener,
+) -> Node {
+    let Born { identity, boot, store, service, hlc } = born;
+    let (tasks, workers) = (TaskTracker::new(), CancellationToken::new());
+    let stopping = CancellationToken::new();
+    let layout = Layout::alone(identity.node);
+    let lapses = Lapses::new(service.clone());
+    let view = placement::view_of(&layout, crate::base::ids::Generation([0; 16]), 1).id();
+    let replica = Replica::new(ReplicaParts {
+        node: identity.node,
+        boot,
+        store: store.clone(),
+        catalog: registers.catalog().clone(),
+        service,
+        hlc,
+        spawn: parts.spawn.clone(),
+        lapses: lapses.clone(),
+        view,
+    });
+    let coordinator = Coordinator::new(CoordinatorParts {
+        replica,
+        peers: Peers::new(),
+        layout,
+        keys: keys.clone(),
+        clock: parts.clock.clone(),
+        rng: parts.rng.clone(),
+    });
+    let receipts = ReceiptSealer::new(&keys, identity.node, boot, &*parts.rng);
+    let cost = parts.password_cost_log2;
+    let broker = Arc::new(Broker::new(BrokerParts {
+        registers,
+        keys,
+        passwords: Passwords::new(cost, parts.spawn.clone(), parts.rng.clone()),
+        clock: parts.clock.clone(),
+        rng: parts.rng.clone(),
+        coordinator,
+        receipts,
+        stopping: stopping.clone(),
+        settings: BrokerSettings {
+            registration_open: settings.registration_open(),
+            admin_configured: settings.auth.first_admin.is_some(),
+        },
+    }));
+    let work = |task| spawn_worker(parts, &tasks, &workers, task);
+    work(Box::pin(lapses.run()));
+    work(Box::pin(broker.clone().run_deletions()));
+    work(Box::pin(sweep(broker.clone())));
+    work(Box::pin(Node::keep_time(store.clone(), identity.clone(), workers.clone())));
+    let (ready, _) = watch::channel(Readiness::Starting("the node is starting".into()));
+    let (id, local) = (identity.node, listener.local_addr());
+    let server = TaskTracker::new();
+    Node { id, boot, local, store, broker, ready, stopping, workers, tasks, server }
+}
+
+type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// Runs a worker until it ends or the node's workers are told to.
+fn spawn_worker(parts: &Parts, tasks: &TaskTracker, stop: &CancellationToken, task: Task) {
+    let stop = stop.clone();
+    let until = async move {
+        tokio::select! {
+            () = task => {}
+            () = stop.cancelled() => {}
+        }
+    };
+    parts.spawn.task(Box::pin(tasks.track_future(until)));
+}
+
+/// Worker: frees the records of ended sessions and keys.
+async fn sweep(broker: Arc<Broker>) {
+    loop {
+        tokio::time::sleep(SWEEP_PERIOD).await;
+        if let Err(refusal) = broker.sweep().await {
+            tracing::warn!(%refusal, "ended sessions have to wait");
+        }
+    }
+}
+
+/// Opens the door.
+pub(super) fn serve(
+    node: &mut Node,
+    parts: &Parts,
+    settings: &Settings,
+    listener: Box<dyn Listener>,
+    tls: Option<Arc<rustls::ServerConfig>>,
+) {
+    let api = Api {
+        broker: node.broker.clone(),
+        node: node.id,
+        ready: node.ready.subscribe(),
+        metrics: parts.metrics.clone(),
+        rng: parts.rng.clone(),
+        clock: parts.clock.clone(),
+        max_body_bytes: settings.http.max_body_bytes,
+        cors_origins: settings.http.cors_origins.clone(),
+    };
+    let serving = Httpd::serve(
+        listener,
+        tls,
+        api::served(api, parts.spawn.clone()),
+        Options::default(),
+        parts.spawn.clone(),
+        node.stopping.clone(),
+        settings.shutdown.grace,
+    );
+    parts.spawn.task(Box::pin(node.server.track_future(serving)));
+}
