@@ -233,6 +233,8 @@ fn op_bytes(op: &RowOp) -> usize {
 fn class_of(current: Option<&Record>, next: &Record) -> WriteClass {
     let ends = match &next.value {
         _ if next.state != State::Live => true,
+        // A refused deletion: the queue must live on, or nobody can empty it.
+        _ if current.is_some_and(|current| current.state == State::Sealed) => true,
         Value::User(user) => user.disabled,
         Value::Queue(queue) => {
             let grants = current.and_then(Record::queue).map_or(0, |queue| queue.grants.len());

@@ -361,6 +361,10 @@ impl Coordinator {
                         Some(SettleVote::Lost) => tally.no(node),
                         None => tally.lost(node),
                     },
+                    // Who was not asked holds no opinion on whose the lease is.
+                    Ok(Answer::Refused(_)) | Err(CallError::NotAsked) if check_only => {
+                        tally.lost(node);
+                    }
                     Ok(Answer::Refused(why)) => {
                         refusal = Some(*why);
                         tally.no(node);

@@ -4,7 +4,7 @@
 //! It picks at its own head, opens what it picked, asks for grants, and gives back whatever it
 //! could not win or could not hand over.
 
-use super::coordinator::{Coordinator, StreamRef};
+use super::coordinator::{Coordinator, Settled, StreamRef};
 use super::scan;
 use super::stream_cell::StreamCell;
 use crate::base::ids::RequesterId;
@@ -19,7 +19,12 @@ use crate::protocol::stream::Place;
 use crate::security::sealing::open_message;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+/// How often a withdrawal is tried, and the first pause between two tries; each next one is twice
+/// as long.
+const WITHDRAW_TRIES: u32 = 8;
+const WITHDRAW_PAUSE: Duration = Duration::from_millis(50);
 /// Places read from the disk in one go.
 const REFILL: usize = limits::WINDOW_MESSAGES_MAX / 2;
 
@@ -88,9 +93,10 @@ impl Drop for Picked {
         let now_ms = self.coordinator.parts.replica.service().now_ms();
         let messages = std::mem::take(&mut self.messages);
         let count = messages.len();
+        let keep = self.coordinator.parts.replica.has_room();
         self.cell.decide(|stream| {
             for (place, payload) in messages {
-                stream.unpick(place, payload, now_ms);
+                stream.unpick(place, payload.filter(|_| keep), now_ms);
             }
         });
         self.cell.ring(count);
@@ -138,6 +144,8 @@ impl Drop for Listening {
     fn drop(&mut self) {
         self.cell.waiting.fetch_sub(1, Ordering::Relaxed);
         self.coordinator.listeners.fetch_sub(1, Ordering::Relaxed);
+        // The bell may have rung for this one, which leaves: whoever waits behind looks instead.
+        self.cell.ring(1);
         metrics::gauge!("tertulia_receivers_waiting").decrement(1.0);
     }
 }
@@ -194,7 +202,7 @@ impl Coordinator {
         let take = || {
             let now_ms = self.parts.replica.service().now_ms();
             cell.decide(|state| {
-                state.lapse(now_ms);
+                let lapsed = state.lapse(now_ms);
                 let room = limits::IN_FLIGHT_MAX.saturating_sub(state.in_flight());
                 if room == 0 {
                     metrics::counter!("tertulia_in_flight_refused_total").increment(1);
@@ -202,11 +210,13 @@ impl Coordinator {
                 }
                 let messages = state.pick(max.min(room));
                 let dry = messages.is_empty() && state.window().unread_after().is_some();
-                Ok((messages, dry))
+                Ok((messages, dry, lapsed))
             })
         };
         loop {
-            let (messages, dry) = take()?;
+            let (messages, dry, lapsed) = take()?;
+            // What lapsed beyond what is taken here is for others.
+            cell.ring(lapsed.saturating_sub(messages.len()));
             let (cell, coordinator) = (cell.clone(), self.clone());
             if !dry {
                 return Ok(Picked { cell, coordinator, messages });
@@ -250,30 +260,34 @@ impl Coordinator {
     ) -> Opened {
         let missing: Vec<Place> =
             picked.messages.iter().filter(|(_, e)| e.is_none()).map(|(p, _)| *p).collect();
-        let mut read = self.read(stream, missing).await.into_iter();
+        let mut read = self.read(stream, missing, bytes_max).await.into_iter();
         let (mut messages, mut bytes) = (Vec::with_capacity(picked.messages.len()), 0);
         let mut rest = Vec::new();
         for (place, payload) in std::mem::take(&mut picked.messages) {
-            let payload = payload.or_else(|| read.next().flatten());
-            if bytes >= bytes_max && !messages.is_empty() {
-                rest.push((place, payload));
-                continue;
-            }
-            match payload.and_then(|e| Some((open(stream, &e)?, e))) {
-                Some((content, envelope)) => {
-                    bytes += content.body.len();
-                    if bytes > bytes_max && !messages.is_empty() {
-                        rest.push((place, Some(envelope)));
-                        continue;
+            let found = match payload {
+                Some(payload) => Found::Here(payload),
+                None => read.next().unwrap_or(Found::Later),
+            };
+            let full = bytes >= bytes_max && !messages.is_empty();
+            match found {
+                Found::Here(payload) if full => rest.push((place, Some(payload))),
+                Found::Later => rest.push((place, None)),
+                Found::Here(payload) => match open(stream, &payload) {
+                    Some(content) => {
+                        bytes += content.body.len();
+                        messages.push(OpenMessage { place, content, envelope: payload });
                     }
-                    messages.push(OpenMessage { place, content, envelope });
-                }
-                None => {
-                    metrics::gauge!("tertulia_holes").increment(1.0);
-                    tracing::error!(stream = %stream.generation, dot = %place.1,
-                        "a message does not open: its row is damaged [R13]");
-                }
+                    None => self.note_hole(&picked.cell, place),
+                },
+                Found::Nothing => self.note_hole(&picked.cell, place),
             }
+        }
+        // The last may have been too much, unless it is the only one.
+        if bytes > bytes_max
+            && messages.len() > 1
+            && let Some(last) = messages.pop()
+        {
+            rest.push((last.place, Some(last.envelope)));
         }
         picked.messages = rest;
         let back = messages.iter().map(|m| (m.place, Some(m.envelope.clone()))).collect();
@@ -281,7 +295,18 @@ impl Coordinator {
         Opened { messages, picked: Picked { cell, coordinator, messages: back } }
     }
 
-    async fn read(&self, stream: &StreamRef, places: Vec<Place>) -> Vec<Option<Arc<Envelope>>> {
+    /// A message that is present and does not open is a hole. One that was settled meanwhile is
+    /// none.
+    fn note_hole(&self, cell: &StreamCell, place: Place) {
+        if cell.decide(|stream| stream.is_present(place.1)) {
+            metrics::gauge!("tertulia_holes").increment(1.0);
+            tracing::error!(stream = %cell.generation, dot = %place.1,
+                "a message does not open: its row is damaged [R13]");
+        }
+    }
+
+    /// Reads payloads in order until they are as many bytes as may be answered.
+    async fn read(&self, stream: &StreamRef, places: Vec<Place>, bytes_max: usize) -> Vec<Found> {
         if places.is_empty() {
             return Vec::new();
         }
@@ -290,8 +315,25 @@ impl Coordinator {
             return Vec::new();
         }
         let read = move || {
-            let one = |place: &Place| scan::envelope(&store, generation, *place).map(Arc::new);
-            places.iter().map(one).collect()
+            let mut bytes = 0;
+            let mut found = Vec::with_capacity(places.len());
+            for place in places {
+                if bytes >= bytes_max {
+                    break;
+                }
+                found.push(match scan::envelope(&store, generation, place) {
+                    Ok(Some(envelope)) => {
+                        bytes += envelope.sealed.len();
+                        Found::Here(Arc::new(envelope))
+                    }
+                    Ok(None) => Found::Nothing,
+                    Err(error) => {
+                        tracing::error!(%error, stream = %generation, "a message cannot be read");
+                        break;
+                    }
+                });
+            }
+            found
         };
         blocking(&**self.parts.replica.spawn(), read).await
     }
@@ -306,14 +348,14 @@ impl Coordinator {
         let replica = &self.parts.replica;
         let cell = opened.picked.cell.clone();
         let bare = |m: &OpenMessage| LeaseDot { place: m.place, envelope: None };
-        let op = LeaseOp {
+        let mut op = LeaseOp {
             header: stream.header(),
             requester: RequesterId::random(&*self.parts.rng),
-            counter: cell.decide(|state| state.next_counter()),
+            counter: 0,
             duration_ms,
             dots: opened.messages.iter().map(bare).collect(),
         };
-        let (ticket, votes) = replica.lease(&cell, &op).map_err(ReceiveError::Refused)?;
+        let (ticket, votes) = replica.lease(&cell, &mut op).map_err(ReceiveError::Refused)?;
         opened.picked.messages.clear();
         let lease = |m: &OpenMessage| Lease {
             place: m.place,
@@ -392,6 +434,21 @@ impl Coordinator {
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }
 
+    /// A withdrawal that an overloaded node refuses is tried again for a while: the messages would
+    /// stay hidden until their leases end.
+    async fn withdraw_until_done(self: &Arc<Self>, stream: &StreamRef, mut items: Vec<SettleItem>) {
+        for tried in 0..WITHDRAW_TRIES {
+            let settled = self.settle(stream, items.clone(), false).await;
+            let mut open =
+                settled.iter().map(|s| matches!(s, Settled::Refused(_) | Settled::Unknown));
+            items.retain(|_| open.next().unwrap_or(false));
+            if items.is_empty() {
+                return;
+            }
+            tokio::time::sleep(WITHDRAW_PAUSE * 2_u32.pow(tried)).await;
+        }
+    }
+
     /// Gives back leases whose messages were never handed out, in the background.
     fn withdraw(self: &Arc<Self>, stream: &StreamRef, leases: Vec<Lease>) {
         if leases.is_empty() {
@@ -400,9 +457,19 @@ impl Coordinator {
         let (coordinator, stream) = (self.clone(), stream.clone());
         let items = leases.iter().map(|lease| lease.item(SettleAction::Withdraw)).collect();
         self.parts.replica.spawn().task(Box::pin(async move {
-            coordinator.settle(&stream, items, false).await;
+            coordinator.withdraw_until_done(&stream, items).await;
         }));
     }
+}
+
+/// What became of reading a payload.
+enum Found {
+    /// It is here.
+    Here(Arc<Envelope>),
+    /// Its row is gone or damaged.
+    Nothing,
+    /// It was not read: there is enough already, or the disk does not answer.
+    Later,
 }
 
 struct OpenMessage {

@@ -138,6 +138,21 @@ impl Replica {
         Ok(cell)
     }
 
+    /// Whether payloads may be kept in memory.
+    #[must_use]
+    pub fn has_room(&self) -> bool {
+        self.budget.has_room()
+    }
+
+    /// Messages of a stream in memory; `None` when it is not loaded.
+    #[must_use]
+    pub fn count_loaded(&self, generation: Generation) -> Option<u64> {
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let cell = cells.get(&generation)?.get()?.clone();
+        drop(cells);
+        Some(cell.decide(|stream| stream.count()))
+    }
+
     /// Forgets a stream whose data was dropped.
     pub fn forget(&self, generation: Generation) {
         self.cells.lock().unwrap_or_else(PoisonError::into_inner).remove(&generation);
@@ -285,8 +300,9 @@ impl Replica {
         let same = move || {
             known.iter().all(|e| {
                 let place = (e.header.hlc, e.header.dot);
-                let stored = scan::envelope(&store, generation, place);
-                stored.is_none_or(|stored| stored.header.content_mac == e.header.content_mac)
+                let stored = scan::envelope(&store, generation, place).ok().flatten();
+                // Known and not to be found under its place: another content, or a hole [F23].
+                stored.is_some_and(|stored| stored.header.content_mac == e.header.content_mac)
             })
         };
         if blocking(&*self.parts.spawn, same).await { Ok(()) } else { Err(Refusal::OtherContent) }
@@ -294,18 +310,19 @@ impl Replica {
 
     async fn lease_op(&self, op: &LeaseOp) -> Result<(Ticket, Answer), Refusal> {
         let cell = self.cell(op.header.stream).await?;
-        let (ticket, votes) = self.lease(&cell, op)?;
+        let (ticket, votes) = self.lease(&cell, &mut op.clone())?;
         Ok((ticket, Answer::Leased(votes)))
     }
 
-    /// Votes on a lease of a loaded stream.
+    /// Votes on a lease of a loaded stream. A counter of 0 is replaced by the next one, in the
+    /// same decision: no other lease comes between [R24].
     ///
     /// # Errors
     /// [`Refusal`], and nothing was granted.
     pub fn lease(
         &self,
         cell: &Arc<StreamCell>,
-        op: &LeaseOp,
+        op: &mut LeaseOp,
     ) -> Result<(Ticket, Vec<LeaseVote>), Refusal> {
         self.check_view(&op.header)?;
         let payload = |e: &Arc<Envelope>| e.sealed.len();
@@ -313,12 +330,19 @@ impl Replica {
             op.dots.iter().map(|d| ROW_BYTES + d.envelope.as_ref().map_or(0, payload)).sum();
         let admission = self.admit(WriteClass::Reserve, bytes)?;
         let now_ms = self.parts.service.now_ms();
-        let (ticket, votes, next) = cell.decide(|stream| {
-            stream.lapse(now_ms);
-            let (votes, changes) = stream.lease(op, now_ms)?;
-            let ticket = self.commit(admission, cell.generation, stream, changes);
-            Ok((ticket, votes, stream.next_expiry_ms()))
-        })?;
+        let (lapsed, decided) = cell.decide(|stream| {
+            let lapsed = stream.lapse(now_ms);
+            if op.counter == 0 {
+                op.counter = stream.next_counter();
+            }
+            let decided = stream.lease(op, now_ms).map(|(votes, changes)| {
+                let ticket = self.commit(admission, cell.generation, stream, changes);
+                (ticket, votes, stream.next_expiry_ms())
+            });
+            (lapsed, decided)
+        });
+        cell.ring(lapsed);
+        let (ticket, votes, next) = decided?;
         if let Some(until_ms) = next {
             self.parts.lapses.watch(cell, until_ms);
         }

@@ -69,22 +69,7 @@ pub fn load(store: &Store, stream: Generation) -> Result<Loaded, LoadError> {
         None => StreamMeta::default(),
     };
     let mut loaded = Loaded { meta, ..Loaded::default() };
-    let context = loaded.meta.context.clone();
-    walk(store, Table::Messages, stream, |key, row| {
-        match (place_of(key), row) {
-            (Some(place), Some(_)) => loaded.places.push(place),
-            // Its name is known, so it is a hole: here, unsettled, and it will not open [R13].
-            (Some(place), None) if context.contains(place.1) => loaded.places.push(place),
-            (_, None) => {
-                metrics::gauge!("tertulia_holes").increment(1.0);
-                tracing::error!(%stream, "a damaged message does not tell its name [R13]");
-            }
-            (None, Some(_)) => return Err(LoadError::Damaged(Table::Messages)),
-        }
-        Ok(())
-    })?;
-    loaded.places.sort_unstable();
-    loaded.places.dedup();
+    load_places(store, stream, &mut loaded)?;
     walk(store, Table::Grants, stream, |key, row| {
         let row = row.ok_or(LoadError::Damaged(Table::Grants))?;
         let id = key[16..].try_into().map_err(|_| LoadError::Damaged(Table::Grants))?;
@@ -99,6 +84,41 @@ pub fn load(store: &Store, stream: Generation) -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
+/// The places of all messages: keys only, as the payloads may be many times the memory.
+fn load_places(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result<(), LoadError> {
+    let (first, last) = whole(stream);
+    let mut from = Bound::Included(first);
+    loop {
+        let keys = store.keys(
+            Table::Messages,
+            from.as_ref().map(Vec::as_slice),
+            Bound::Included(&last),
+            CHUNK,
+        )?;
+        let mut sound = 0;
+        for (key, is_sound) in keys {
+            let place = place_of(&key).filter(|_| key.starts_with(&stream.0));
+            match place {
+                Some(place) if is_sound => loaded.places.push(place),
+                // Its name is known, so it is a hole: here, unsettled, and it will not open [R13].
+                Some(place) if loaded.meta.context.contains(place.1) => loaded.places.push(place),
+                _ if is_sound => return Err(LoadError::Damaged(Table::Messages)),
+                _ => tracing::error!(%stream, "a damaged message does not tell its name [R13]"),
+            }
+            if is_sound {
+                sound += 1;
+                from = Bound::Excluded(key);
+            }
+        }
+        // Only sound rows count against the limit.
+        if sound < CHUNK {
+            loaded.places.sort_unstable();
+            loaded.places.dedup();
+            return Ok(());
+        }
+    }
+}
+
 /// Up to `limit` places after one, rising.
 ///
 /// # Errors
@@ -111,29 +131,34 @@ pub fn places(
 ) -> Result<Vec<Place>, LoadError> {
     let (_, last) = whole(stream);
     let from = message_key(stream, after);
-    let rows =
-        store.scan(Table::Messages, Bound::Excluded(&from), Bound::Included(&last), limit)?;
-    let mut places: Vec<Place> = rows
-        .iter()
-        .filter(|(key, row)| row.is_ok() || key.starts_with(&stream.0))
-        .filter_map(|(key, _)| place_of(key))
-        .filter(|place| *place > after)
-        .collect();
+    let keys =
+        store.keys(Table::Messages, Bound::Excluded(&from), Bound::Included(&last), limit)?;
+    let of_stream = |key: &[u8]| place_of(key).filter(|_| key.starts_with(&stream.0));
+    let mut places: Vec<Place> =
+        keys.iter().filter_map(|(key, _)| of_stream(key)).filter(|place| *place > after).collect();
     places.sort_unstable();
     places.dedup();
+    // A damaged key may lie anywhere: nothing is taken from beyond the last sound one.
+    let end = keys.iter().filter(|(_, sound)| *sound).filter_map(|(key, _)| place_of(key)).max();
+    if keys.iter().filter(|(_, sound)| *sound).count() >= limit {
+        places.retain(|place| end.is_some_and(|end| *place <= end));
+    }
     Ok(places)
 }
 
-/// One message; `None` when its row is gone or damaged (a hole, which the caller counts).
-#[must_use]
-pub fn envelope(store: &Store, stream: Generation, place: Place) -> Option<Envelope> {
+/// One message; `None` when its row is gone or damaged.
+///
+/// # Errors
+/// [`ReadError`] when the disk cannot be asked: then nothing is known of the message.
+pub fn envelope(
+    store: &Store,
+    stream: Generation,
+    place: Place,
+) -> Result<Option<Envelope>, ReadError> {
     match store.get(Table::Messages, &message_key(stream, place)) {
-        Ok(Some(row)) => Envelope::from_bytes(&row.bytes),
-        Ok(None) => None,
-        Err(error) => {
-            tracing::error!(%error, %stream, dot = %place.1, "a message cannot be read");
-            None
-        }
+        Ok(row) => Ok(row.and_then(|row| Envelope::from_bytes(&row.bytes))),
+        Err(ReadError::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -150,8 +175,10 @@ pub fn deletions(store: &Store, stream: Generation, limit: usize) -> Result<Vec<
         if room == 0 {
             break;
         }
-        let rows = store.scan(table, Bound::Included(&first), Bound::Included(&last), room)?;
-        ops.extend(rows.into_iter().map(|(key, _)| RowOp::Delete { table, key }));
+        let keys = store.keys(table, Bound::Included(&first), Bound::Included(&last), room)?;
+        // Damaged rows beside the range come along: they are a neighbour's.
+        let own = keys.into_iter().map(|(key, _)| key).filter(|key| key.starts_with(&stream.0));
+        ops.extend(own.map(|key| RowOp::Delete { table, key }));
     }
     Ok(ops)
 }
@@ -168,10 +195,11 @@ pub fn streams(
     let from = from.as_ref().map(<[u8; 16]>::as_slice);
     let rows = store.scan(Table::Streams, from, Bound::Unbounded, CHUNK)?;
     let read = |(key, row): (Vec<u8>, Result<Row, _>)| {
-        let damaged = || LoadError::Damaged(Table::Streams);
-        let id = key.try_into().map_err(|_| damaged())?;
-        let row = row.map_err(|_| damaged())?;
-        Ok((Generation(id), decode(Table::Streams, &row)?))
+        let meta = row.ok().and_then(|row| decode(Table::Streams, &row).ok());
+        if meta.is_none() {
+            tracing::error!("a stream's row is damaged");
+        }
+        Some((Generation(key.try_into().ok()?), meta?))
     };
-    rows.into_iter().map(read).collect()
+    Ok(rows.into_iter().filter_map(read).collect())
 }

@@ -37,6 +37,11 @@ pub(super) fn is_sound(key: &[u8], stored: &[u8]) -> bool {
     u32::from_le_bytes(crc) == checksum(tag, key, bytes)
 }
 
+/// The same as [`decode`], without what the row carries.
+pub(super) fn decode_bare(key: &[u8], stored: &[u8]) -> Option<Row> {
+    is_sound(key, stored).then(|| Row { tag: stored[0], bytes: Bytes::new() })
+}
+
 /// The row of a stored form; `None` when it is not what was written under this key.
 pub(super) fn decode(key: &[u8], stored: &[u8]) -> Option<Row> {
     let sound = is_sound(key, stored);

@@ -23,6 +23,9 @@ type Snapshot = ReadOnlyTable<&'static [u8], &'static [u8]>;
 /// A row as the tree has it, with its key; not verified.
 type Entry = (redb::AccessGuard<'static, &'static [u8]>, redb::AccessGuard<'static, &'static [u8]>);
 
+/// Turns a stored form into a row, whole or bare.
+pub(super) type Decode = fn(&[u8], &[u8]) -> Option<Row>;
+
 /// What one commit does to the rows of each table: the new tag and bytes, or `None` to remove.
 pub(super) type Changes = BTreeMap<Table, BTreeMap<Vec<u8>, Option<(u8, Vec<u8>)>>>;
 
@@ -100,10 +103,11 @@ impl Rows {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         limit: usize,
+        decode: Decode,
     ) -> Result<Vec<super::ScannedRow>, ReadError> {
         self.read(table, |rows| {
-            let mut found = rows_before(table, rows, from, to)?;
-            collect(table, rows, (from, to), limit, &mut found)?;
+            let mut found = rows_before(table, rows, (from, to), decode)?;
+            collect(table, rows, (from, to), limit, decode, &mut found)?;
             Ok(found)
         })
     }
@@ -267,15 +271,15 @@ fn expect_absence(table: Table, rows: &Snapshot, key: &[u8]) -> Result<(), ReadE
 fn rows_before(
     table: Table,
     rows: &Snapshot,
-    from: Bound<&[u8]>,
-    to: Bound<&[u8]>,
+    (from, to): (Bound<&[u8]>, Bound<&[u8]>),
+    decode: Decode,
 ) -> Result<Vec<super::ScannedRow>, ReadError> {
     let mut found = Vec::new();
     let before = rows.range::<&[u8]>((Bound::Unbounded, gap_before(from)));
     for entry in before.map_err(|e| read_error(table, e))?.rev() {
         let (key, stored) = entry.map_err(|e| read_error(table, e))?;
         let key = key.value();
-        match codec::decode(key, stored.value()) {
+        match decode(key, stored.value()) {
             None => found.push((key.to_vec(), Err(Corrupt { table, key: key.to_vec() }))),
             Some(_) if !is_from(from, key) => break,
             Some(row) if is_below(to, key) => found.push((key.to_vec(), Ok(row))),
@@ -292,6 +296,7 @@ fn collect(
     rows: &Snapshot,
     (from, to): (Bound<&[u8]>, Bound<&[u8]>),
     limit: usize,
+    decode: Decode,
     found: &mut Vec<super::ScannedRow>,
 ) -> Result<(), ReadError> {
     let mut taken = found.iter().filter(|(_, row)| row.is_ok()).count();
@@ -302,7 +307,7 @@ fn collect(
         }
         let (key, stored) = entry.map_err(|e| read_error(table, e))?;
         let key = key.value();
-        let Some(row) = codec::decode(key, stored.value()) else {
+        let Some(row) = decode(key, stored.value()) else {
             found.push((key.to_vec(), Err(Corrupt { table, key: key.to_vec() })));
             continue;
         };

@@ -207,7 +207,7 @@ impl OpenStore {
         to: Bound<&[u8]>,
         limit: usize,
     ) -> Result<Vec<ScannedRow>, ReadError> {
-        self.rows.scan(table, from, to, limit)
+        self.rows.scan(table, from, to, limit, codec::decode)
     }
 
     /// Begins to write: the next commit is `last_commit + 1`.
@@ -305,7 +305,23 @@ impl Store {
         to: Bound<&[u8]>,
         limit: usize,
     ) -> Result<Vec<ScannedRow>, ReadError> {
-        self.shared.rows.scan(table, from, to, limit)
+        self.shared.rows.scan(table, from, to, limit, codec::decode)
+    }
+
+    /// The same as [`Store::scan`], without what the rows carry: each key, and whether its row is
+    /// sound. Costs no memory for payloads.
+    ///
+    /// # Errors
+    /// [`ReadError`], when more than rows is damaged.
+    pub fn keys(
+        &self,
+        table: Table,
+        from: Bound<&[u8]>,
+        to: Bound<&[u8]>,
+        limit: usize,
+    ) -> Result<Vec<(Vec<u8>, bool)>, ReadError> {
+        let rows = self.shared.rows.scan(table, from, to, limit, codec::decode_bare)?;
+        Ok(rows.into_iter().map(|(key, row)| (key, row.is_ok())).collect())
     }
 
     /// The number of the last durable commit.

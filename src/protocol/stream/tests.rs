@@ -400,7 +400,7 @@ proptest! {
             prop_assert_eq!(bench.settle(item, SettleAction::Ack, now), SettleVote::Counted);
         }
         prop_assert!(unsettled.is_empty(), "lost: {:?}", unsettled);
-        prop_assert!(bench.attempts.is_empty() && bench.messages.is_empty());
+        prop_assert!(bench.is_clean(), "{:?} {:?}", bench.attempts, bench.grants);
     }
 }
 
