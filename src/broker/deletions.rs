@@ -13,11 +13,13 @@ use crate::protocol::op::{self, Closes, Seal};
 use crate::protocol::record::{Ending, Kind, Queue, Record, RecordKey, State, Value};
 use crate::replication::scan;
 use crate::store::WriteClass;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 /// Rows deleted in one commit.
 const CHUNK: usize = 1_000;
+/// How often a deletion is judged anew when others change the queue.
+const TRIES_MAX: usize = 16;
 /// How often the worker looks by itself.
 const PERIOD: Duration = Duration::from_secs(10);
 
@@ -54,32 +56,62 @@ impl Broker {
         messages: Messages,
         if_match: Option<&str>,
     ) -> Answer<Deleted> {
-        let (name, record) = self.queue_named(name)?;
-        let value = record.queue().ok_or(Refusal::QueueNotFound)?.clone();
-        self.require_owner(by, &value)?;
-        check_if_match(if_match, &record)?;
-        tracing::info!(target: "audit", event = "delete_queue", queue = %name, by = %by.name, ?messages);
-        match messages {
-            Messages::Discard => {
-                self.end(&name, &record, value, Ending::Discard).await?;
-                Ok(Deleted::Gone)
+        for _ in 0..TRIES_MAX {
+            let (name, record) = self.queue_named(name)?;
+            let value = record.queue().ok_or(Refusal::QueueNotFound)?.clone();
+            self.require_owner(by, &value)?;
+            check_if_match(if_match, &record)?;
+            match self.delete_version(&name, &record, value, messages).await {
+                // Somebody else changed it meanwhile: judged anew, unless the caller named a version.
+                Err(Refusal::PreconditionFailed) if if_match.is_none() => {}
+                Err(refusal) => return Err(refusal),
+                Ok(deleted) => {
+                    tracing::info!(
+                        target: "audit", event = "delete_queue", queue = %name, by = %by.name, ?messages
+                    );
+                    return Ok(deleted);
+                }
             }
-            Messages::Refuse => {
-                // A refusal changes nothing: neither an etag nor a drain that is under way.
-                self.require_empty(&record, &value).await?;
-                let ending =
-                    if value.ending == Ending::Drain { Ending::Discard } else { Ending::IfEmpty };
-                self.end(&name, &record, value, ending).await?;
-                Ok(Deleted::Gone)
-            }
-            Messages::Drain => self.drain(&name, &record, value).await,
         }
+        Err(Refusal::Overloaded { why: "others keep changing the same queue" })
+    }
+
+    async fn delete_version(
+        &self,
+        name: &QueueName,
+        record: &Record,
+        value: Queue,
+        messages: Messages,
+    ) -> Answer<Deleted> {
+        let ending = match messages {
+            Messages::Drain => return self.drain(name, record, value).await,
+            Messages::Discard => Ending::Discard,
+            Messages::Refuse => {
+                // A refusal changes nothing: neither an etag nor a drain that is under way. A drain's
+                // seal comes first, or a send could follow the count.
+                if value.ending == Ending::Drain {
+                    self.seal_data(name, record, Closes::Sends).await?;
+                }
+                self.require_empty(record, &value).await?;
+                if value.ending == Ending::Drain { Ending::Discard } else { Ending::IfEmpty }
+            }
+        };
+        self.end(name, record, value, ending).await?;
+        Ok(Deleted::Gone)
     }
 
     /// Deletes a queue whose owner goes.
     pub(crate) async fn delete_owned_queue(&self, name: &QueueName, record: &Record) -> Answer<()> {
-        let Value::Queue(value) = &record.value else { return Ok(()) };
-        self.end(name, record, value.clone(), Ending::Discard).await
+        for _ in 0..TRIES_MAX {
+            let latest = self.catalog.queue(name).filter(|it| it.generation == record.generation);
+            let Some(latest) = latest else { return Ok(()) };
+            let Some(value) = latest.queue() else { return Ok(()) };
+            match self.end(name, &latest, value.clone(), Ending::Discard).await {
+                Err(Refusal::PreconditionFailed) => {}
+                other => return other,
+            }
+        }
+        Err(Refusal::Overloaded { why: "others keep changing the same queue" })
     }
 
     /// Step one: the record says that and how the queue ends.
@@ -116,19 +148,19 @@ impl Broker {
                 other => other?,
             }
         }
+        // Noted first: whoever frees the name, and whatever becomes of this caller, the worker
+        // drops the data once the record says so.
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).insert(sealed.generation);
         let freed = self.write(name, sealed, State::Free, Value::Nothing).await;
-        match freed {
-            Ok(_) => {}
-            // Another reader completed it.
-            Err(Refusal::PreconditionFailed) => return Ok(()),
-            Err(refusal) => return Err(refusal),
-        }
-        self.dropped
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner)
-            .insert(sealed.generation);
         self.deletions.notify_one();
-        Ok(())
+        match freed {
+            // Another reader was faster: what it decided stands.
+            Err(Refusal::PreconditionFailed) => match self.catalog.queue(name) {
+                Some(record) if record.generation == sealed.generation => Err(Refusal::NotEmpty),
+                _ => Ok(()),
+            },
+            other => other.map(|_| ()),
+        }
     }
 
     async fn require_empty(&self, record: &Record, value: &Queue) -> Answer<()> {
@@ -180,7 +212,10 @@ impl Broker {
         let draining = self.catalog.queue(name).is_some_and(
             |record| matches!(&record.value, Value::Queue(q) if q.ending == Ending::Drain),
         );
-        if draining {
+        let count = |record: &Arc<Record>| {
+            self.coordinator.replica().count_loaded(record.generation) == Some(0)
+        };
+        if draining && self.catalog.queue(name).as_ref().is_some_and(count) {
             self.deletions.notify_one();
         }
     }
@@ -212,16 +247,23 @@ impl Broker {
                 tracing::warn!(queue = %name, ?refusal, "a drained queue has to wait");
             }
         }
-        let dropped = std::mem::take(
-            &mut *self.dropped.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        );
+        let dropped =
+            std::mem::take(&mut *self.dropped.lock().unwrap_or_else(PoisonError::into_inner));
         for generation in dropped {
+            match self.catalog.queue_by_generation(generation) {
+                // Not freed yet: the record, not this list, says when.
+                Some((_, record)) if record.state == State::Sealed => {
+                    let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
+                    dropped.insert(generation);
+                    continue;
+                }
+                // It lives on.
+                Some(_) => continue,
+                None => {}
+            }
             if let Err(reason) = self.drop_data(generation).await {
                 tracing::warn!(stream = %generation, reason, "data of a deleted queue has to wait");
-                self.dropped
-                    .lock()
-                    .unwrap_or_else(std::sync::PoisonError::into_inner)
-                    .insert(generation);
+                self.dropped.lock().unwrap_or_else(PoisonError::into_inner).insert(generation);
             }
         }
     }
@@ -262,8 +304,7 @@ impl Broker {
             };
             let Some((last, _)) = streams.last() else { return };
             after = Some(*last);
-            let mut dropped =
-                self.dropped.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            let mut dropped = self.dropped.lock().unwrap_or_else(PoisonError::into_inner);
             for (generation, meta) in streams {
                 if meta.seal.is_some_and(|seal| self.is_deleted(generation, &seal)) {
                     dropped.insert(generation);

@@ -71,17 +71,25 @@ impl Broker {
         let deadline = tokio::time::sleep(wait);
         tokio::pin!(deadline);
         let (name, stream, _) = self.source(by, queue, &request)?;
-        let listening =
-            self.coordinator.listen(&stream).await.map_err(|why| self.refusal_of(&name, why))?;
+        let mut heard = stream.generation;
+        let listen = self.coordinator.listen(&stream).await;
+        let mut listening = listen.map_err(|why| self.refusal_of(&name, why))?;
         loop {
-            let news = listening.bell().notified();
-            tokio::pin!(news);
+            let mut news = Box::pin(listening.bell().notified());
             // From here on a bell is not missed.
             news.as_mut().enable();
             if !self.is_current(by) {
                 return Err(Refusal::Unauthenticated);
             }
             let (name, stream, lease_ms) = self.source(by, queue, &request)?;
+            if stream.generation != heard {
+                // The name was created anew while this one waited: it has another bell.
+                heard = stream.generation;
+                let listen = self.coordinator.listen(&stream).await;
+                drop(news);
+                listening = listen.map_err(|why| self.refusal_of(&name, why))?;
+                continue;
+            }
             let granted = self.look(&name, &stream, &request, lease_ms).await?;
             if !granted.deliveries.is_empty() {
                 return self.hand_out(&name, &stream, granted, request.auto_ack).await;
@@ -191,4 +199,89 @@ impl Broker {
 
 pub(super) fn clamp(n: u64) -> i32 {
     i32::try_from(n).unwrap_or(i32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::broker::testing::{broker, user};
+    use crate::broker::{Durability, OutgoingMessage, QueueChange};
+    use std::collections::BTreeSet;
+    use std::sync::Arc;
+
+    const WAIT: ReceiveRequest =
+        ReceiveRequest { max_messages: 1, wait_seconds: 30, lease_seconds: None, auto_ack: false };
+
+    async fn send(broker: &Broker, by: &Caller, text: &str) {
+        let body = Body::Text(text.to_owned());
+        let message = OutgoingMessage { body, content_type: None, attributes: BTreeMap::new() };
+        broker.send(by, "q", vec![message], Durability::Quorum).await.unwrap();
+    }
+
+    /// Starts a receive and returns once it waits.
+    async fn waiting(
+        broker: &Arc<Broker>,
+        by: &Caller,
+    ) -> tokio::task::JoinHandle<Answer<Vec<ReceivedMessage>>> {
+        let (idle, idles) = tokio::sync::oneshot::channel();
+        let (broker, by, mut idle) = (broker.clone(), by.clone(), Some(idle));
+        let receive = tokio::spawn(async move {
+            let tell = || {
+                if let Some(idle) = idle.take() {
+                    let _ = idle.send(());
+                }
+            };
+            broker.receive(&by, "q", WAIT, tell).await
+        });
+        idles.await.unwrap();
+        receive
+    }
+
+    async fn soon<T>(task: tokio::task::JoinHandle<T>) -> T {
+        tokio::time::timeout(Duration::from_secs(10), task).await.expect("nobody woke it").unwrap()
+    }
+
+    #[tokio::test]
+    async fn r45_who_lost_its_right_gets_nothing_and_wakes_the_next() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        let eva = user(&broker, "eva").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        broker.put_grant(&ana, "q", "eva", BTreeSet::from([Right::Receive])).await.unwrap();
+        let first = waiting(&broker, &eva).await;
+        let second = waiting(&broker, &ana).await;
+        broker.delete_grant(&ana, "q", "eva").await.unwrap();
+        send(&broker, &ana, "hello").await;
+        assert_eq!(soon(first).await.unwrap_err(), Refusal::Forbidden { needs: "receive" });
+        assert_eq!(soon(second).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_cancelled_receive_hands_its_message_to_the_next() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        let first = waiting(&broker, &ana).await;
+        let second = waiting(&broker, &ana).await;
+        first.abort();
+        send(&broker, &ana, "hello").await;
+        let got = soon(second).await.unwrap();
+        assert_eq!((got.len(), got[0].receive_count), (1, 1), "nobody had it before");
+    }
+
+    #[tokio::test]
+    async fn a_receive_goes_on_when_its_queue_is_deleted_and_made_anew() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        let waits = waiting(&broker, &ana).await;
+        let gone = broker.delete_queue(&ana, "q", crate::broker::Messages::Discard, None).await;
+        gone.unwrap();
+        assert_eq!(soon(waits).await.unwrap_err(), Refusal::QueueNotFound);
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        let waits = waiting(&broker, &ana).await;
+        send(&broker, &ana, "anew").await;
+        assert_eq!(soon(waits).await.unwrap().len(), 1);
+    }
 }

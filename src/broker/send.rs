@@ -141,10 +141,15 @@ impl Broker {
         refusal: op::Refusal,
     ) -> Refusal {
         match refusal {
-            op::Refusal::Sealed => match self.catalog.queue(name) {
-                Some(_) => Refusal::Draining,
-                None => Refusal::QueueNotFound,
-            },
+            op::Refusal::Sealed => {
+                let ending = self.catalog.queue(name).and_then(|r| r.queue().map(|q| q.ending));
+                match ending {
+                    Some(Ending::Drain) => Refusal::Draining,
+                    // A deletion began and was refused, or the name is new: another try finds out.
+                    Some(_) => Refusal::Overloaded { why: "the queue has just changed" },
+                    None => Refusal::QueueNotFound,
+                }
+            }
             op::Refusal::DiskFull => {
                 Refusal::Overloaded { why: "the disk is full up to its reserve" }
             }

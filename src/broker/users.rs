@@ -88,6 +88,16 @@ impl Broker {
                 Err(refusal) => return Err(refusal),
             }
         }
+        // Somebody else may have taken the name: who is made administrator proves to be meant.
+        let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
+        let user = record.user().ok_or(Refusal::UserNotFound)?;
+        if !user.admin {
+            let busy = |_| Refusal::Overloaded { why: "too many passwords are being checked" };
+            let proved = self.passwords.verify(password, Some(&user.password)).await;
+            if !proved.map_err(busy)? {
+                return Err(Refusal::NameTaken { what: "user" });
+            }
+        }
         if self.make_admin(&name).await? {
             tracing::info!(target: "audit", event = "admin", user = %name, "as configured");
         }
@@ -151,6 +161,7 @@ impl Broker {
             self.require_admin(by)?;
         }
         let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
+        let id = record.user().ok_or(Refusal::UserNotFound)?.id;
         check_if_match(if_match, &record)?;
         let known_version = self.check_current(by, &name, &record, &patch, address).await?;
         let password = match &patch.password {
@@ -162,6 +173,14 @@ impl Broker {
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, user) = live_user(latest)?;
             check_if_match(if_match, latest)?;
+            // Hashing took its time: the name may be another user's by now, and the caller may
+            // administer no more.
+            if user.id != id {
+                return Err(Refusal::UserNotFound);
+            }
+            if by.user != id {
+                self.require_admin(by)?;
+            }
             if known_version.is_some_and(|version| version != user.password_version) {
                 return Err(wrong_password());
             }
@@ -210,10 +229,15 @@ impl Broker {
             if now.id != user.id {
                 return Err(Refusal::UserNotFound);
             }
+            if by.user != now.id {
+                self.require_admin(by)?;
+            }
             self.require_another_admin(now)?;
             Ok(Step::Write(free_draft(latest)))
         };
         self.alter(&user_key(&name), rule).await?;
+        // A queue may have come between: later ones are refused, as their owner is gone.
+        self.give_up_queues(&name, user, &Owned::Delete).await?;
         tracing::info!(target: "audit", event = "delete_user", user = %name, by = %by.name);
         let sessions = self.catalog.sessions_of(user.id);
         let api_keys = self.catalog.api_keys_of(user.id);

@@ -68,9 +68,13 @@ async fn with_a_configured_administrator_the_first_user_is_none() {
     let (broker, _) = broker_with(settings);
     assert!(!user(&broker, "ana").await.admin);
     let entry = |name: &str| broker.catalog.user(&UserName::parse(name).unwrap()).unwrap();
+    // Whoever took the name is not crowned by it.
+    let stranger = broker.ensure_admin("ana", "not her password").await;
+    assert_eq!(stranger, Err(Refusal::NameTaken { what: "user" }));
+    assert!(!entry("ana").user().unwrap().admin);
     for _ in 0..2 {
         broker.ensure_admin("root", PASSWORD).await.unwrap();
-        broker.ensure_admin("ana", "not her password").await.unwrap();
+        broker.ensure_admin("ana", PASSWORD).await.unwrap();
     }
     assert!(entry("root").user().unwrap().admin && entry("ana").user().unwrap().admin);
     assert_eq!((entry("root").version, entry("ana").version), (1, 2));
