@@ -23,6 +23,7 @@ pub mod payload;
 pub mod problem;
 pub mod readiness;
 pub mod resources;
+mod run_to_end;
 pub mod scope;
 pub mod spec;
 
@@ -36,6 +37,7 @@ use httpd::in_flight::CapInFlight;
 use poem::endpoint::BoxEndpoint;
 use poem::{EndpointExt, IntoEndpoint as _, Response, Route};
 use poem_openapi::OpenApiService;
+use run_to_end::RunToEnd;
 use std::sync::Arc;
 use tokio::sync::watch;
 
@@ -112,10 +114,12 @@ pub fn endpoint_behind(
 #[must_use]
 pub fn served(app: Api, spawn: Arc<dyn Spawn>) -> httpd::App {
     let options = BodyOptions { body_bytes_max: app.max_body_bytes, ..BodyOptions::default() };
-    let (bodies, cap) = (ReadBody::new(options, spawn), CapInFlight::default());
+    let (bodies, cap) = (ReadBody::new(options, spawn.clone()), CapInFlight::default());
+    let run = RunToEnd(spawn);
     // A slow body costs memory but no slot.
-    let gate =
-        |routes: BoxEndpoint<'static>| routes.with(cap).with(bodies).map_to_response().boxed();
+    let gate = |routes: BoxEndpoint<'static>| {
+        routes.with(run).with(cap).with(bodies).map_to_response().boxed()
+    };
     httpd::App::from(endpoint_behind(app, gate))
 }
 

@@ -3,9 +3,8 @@
 use super::codes;
 use super::dto::objects::Strict;
 use super::dto::validate::{Faults, Validate};
-use super::problem::Problem;
+use super::problem::{Problem, cut};
 use super::scope::Here;
-use crate::base::limits;
 use poem::http::StatusCode;
 use poem::http::header::{CONTENT_TYPE, ETAG, HeaderValue};
 use poem::{IntoResponse, Request, RequestBody, Response};
@@ -48,10 +47,7 @@ impl<'a, T: DeserializeOwned + Validate + Type> ApiExtractor<'a> for Body<T> {
         if json == Some(false) {
             return Err(unsupported().into());
         }
-        // The client's line decides how long this takes, not the operation.
-        here.deadline.set(limits::BODY_TIME + limits::OPERATION_TIME);
         let bytes = body.take()?.into_bytes_limit(here.app.max_body_bytes).await?;
-        here.deadline.set(limits::OPERATION_TIME);
         if json.is_none() && !bytes.is_empty() {
             return Err(unsupported().into());
         }
@@ -118,6 +114,7 @@ fn explain<T: DeserializeOwned>(bytes: &[u8]) -> Problem {
 /// The fault that a deserializer's message tells of, at its field.
 fn field_fault(path: &str, message: &str) -> Problem {
     let message = message.rsplit_once(" at line ").map_or(message, |(text, _)| text);
+    let message = &cut(message, 300);
     let path = if path == "." { "" } else { path };
     let quoted = |prefix: &str| message.strip_prefix(prefix)?.split('`').next();
     let inside = |name: &str| match path {

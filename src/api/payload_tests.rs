@@ -24,8 +24,9 @@ fn what_is_not_json_is_malformed() {
     }
     assert_eq!(wrong::<SendRequest>(b"{\"messages\": \"\xff\"}").unwrap().0, "malformed");
     assert_wrong::<SendRequest>(&"[".repeat(10_000), "malformed", "");
-    // A lone surrogate is no text.
-    assert_wrong::<SendRequest>(r#"{"messages": [{"body": "\ud800"}]}"#, "malformed", "");
+    // A lone surrogate is JSON, but no text.
+    let body = r#"{"messages": [{"body": "\ud800"}]}"#;
+    assert_wrong::<SendRequest>(body, "validation", "messages[0].body");
     // A field is wrong, but the rest is no JSON either.
     assert_wrong::<SendRequest>(r#"{"messages": 5, "#, "malformed", "");
 }

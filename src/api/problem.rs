@@ -93,7 +93,12 @@ impl Problem {
 
     /// A 422 `validation` for some fields.
     #[must_use]
-    pub fn faults(faults: Vec<Fault>) -> Self {
+    pub fn faults(mut faults: Vec<Fault>) -> Self {
+        // What a client sent comes back in part only, however much it was.
+        for fault in &mut faults {
+            fault.field = cut(&fault.field, 200);
+            fault.message = cut(&fault.message, 300);
+        }
         let detail = faults.first().map_or_else(
             || "the request is not valid".to_owned(),
             |first| match first.field.as_str() {
@@ -351,6 +356,14 @@ pub fn from_status(status: StatusCode, detail: &str) -> Problem {
     // Texts of our own HTTP layer say more than ours here; a framework's bare status says less.
     let bare = detail.is_empty() || detail == status.to_string();
     Problem::new(code, if bare { fixed } else { detail })
+}
+
+/// At most the first characters of a text.
+pub(super) fn cut(text: &str, chars_max: usize) -> String {
+    match text.char_indices().nth(chars_max) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text.to_owned(),
+    }
 }
 
 #[cfg(test)]

@@ -65,8 +65,11 @@ pub struct Deadline {
 }
 
 impl Default for Deadline {
+    /// The client's line decides how long a body takes: the operation's own time begins when it is
+    /// here, with [`Deadline::set`].
     fn default() -> Self {
-        Self { at: Mutex::new(Instant::now() + limits::OPERATION_TIME), moved: Notify::new() }
+        let at = Instant::now() + limits::BODY_TIME + limits::OPERATION_TIME;
+        Self { at: Mutex::new(at), moved: Notify::new() }
     }
 }
 

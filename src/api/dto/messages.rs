@@ -16,7 +16,7 @@ use std::collections::BTreeMap;
 #[serde(deny_unknown_fields)]
 pub struct SendRequest {
     /// The messages, judged one by one.
-    #[serde(deserialize_with = "objects")]
+    #[serde(deserialize_with = "objects::<_, _, { limits::SEND_BATCH_MAX }>")]
     pub messages: Vec<OutgoingMessage>,
 }
 

@@ -1,6 +1,6 @@
 //! The end of a lease: acknowledged, extended, released; one by one or many at once.
 
-use super::objects::present_objects;
+use super::objects::{present_list, present_objects};
 use super::present;
 use super::scalars::Time;
 use super::validate::{Bound, Faults, Rule, Validate, bound};
@@ -92,18 +92,21 @@ pub fn release(outcome: Option<ReleaseOutcome>) -> Action {
     Action::Release { failed: outcome.unwrap_or_default() == ReleaseOutcome::Failed }
 }
 
+/// Receipts in one list.
+const MAX: usize = limits::SETTLEMENT_BATCH_MAX;
+
 /// Many leases to settle: 1 to 1000 receipts, each once.
 #[derive(Debug, Object, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SettlementRequest {
     /// Receipts to acknowledge.
-    #[serde(default, deserialize_with = "present")]
+    #[serde(default, deserialize_with = "present_list::<_, _, MAX>")]
     pub ack: Option<Vec<String>>,
     /// Leases to extend.
-    #[serde(default, deserialize_with = "present_objects")]
+    #[serde(default, deserialize_with = "present_objects::<_, _, MAX>")]
     pub extend: Option<Vec<ExtendItem>>,
     /// Leases to give back.
-    #[serde(default, deserialize_with = "present_objects")]
+    #[serde(default, deserialize_with = "present_objects::<_, _, MAX>")]
     pub release: Option<Vec<ReleaseItem>>,
 }
 

@@ -149,11 +149,9 @@ impl Faults {
         }
         for (key, value) in map {
             if !is_key(key) {
-                self.add(
-                    field,
-                    format!("{key:.40?} is no key: 1 to 128 of A-Z a-z 0-9 . _ -"),
-                    "key",
-                );
+                let head: String = key.chars().take(40).collect();
+                let message = format!("{head:?} is no key: 1 to 128 of A-Z a-z 0-9 . _ -");
+                self.add(field, message, "key");
             } else if value.len() > bytes {
                 self.add(&format!("{field}.{key}"), format!("at most {bytes} bytes"), "length");
             }

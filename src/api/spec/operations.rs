@@ -166,7 +166,7 @@ use Needs::{
 operations! {
     register_user POST "/v1/users" users OpenRegistration;
         body etag [201 "The user."]
-        [UNAUTHENTICATED, REGISTRATION_CLOSED, NAME_TAKEN, RATE_LIMITED]
+        [UNAUTHENTICATED, REGISTRATION_CLOSED, NAME_TAKEN, USER_NOT_FOUND, RATE_LIMITED]
         "The first user of a cluster that has no configured administrator becomes one.";
     list_users GET "/v1/users" users Admin;
         [200 "A page of users, by name."] [FORBIDDEN] "";
@@ -181,7 +181,7 @@ operations! {
         "Yourself: the password only, with `current_password`. A new password, or `disabled`, \
         ends the user's other sessions.";
     delete_user DELETE "/v1/users/{username}" users SelfOrAdmin;
-        [204 "The user is gone."] [FORBIDDEN, USER_NOT_FOUND, STILL_OWNS, PRECONDITION_FAILED]
+        [204 "The user is gone."] [FORBIDDEN, USER_NOT_FOUND, STILL_OWNS, PRECONDITION_FAILED, QUOTA]
         "Sessions, keys and grants go with the user; messages sent keep the sender's name.";
 
     create_session POST "/v1/sessions" sessions Nobody;
