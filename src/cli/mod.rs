@@ -19,7 +19,7 @@ pub const FOLDER: u8 = 4;
 
 /// A leaderless replicated message broker.
 #[derive(Debug, Parser)]
-#[command(name = "tertulia", version, after_help = EXIT_CODES)]
+#[command(name = "tertulia", version, after_help = EXIT_CODES, args_conflicts_with_subcommands = true)]
 struct Cli {
     #[command(subcommand)]
     verb: Option<Verb>,

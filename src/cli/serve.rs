@@ -29,7 +29,11 @@ fn settings(flags: &ServeFlags) -> Result<Settings, Ends> {
 }
 
 fn secret(settings: &Settings) -> Result<ClusterSecret, Ends> {
-    let from_environment = std::env::var(SECRET_VARIABLE).ok().map(Zeroizing::new);
+    let from_environment = match std::env::var(SECRET_VARIABLE) {
+        Ok(text) if !text.is_empty() => Some(Zeroizing::new(text)),
+        Ok(_) | Err(std::env::VarError::NotPresent) => None,
+        Err(error) => return Err(Ends::with(CONFIGURATION, anyhow!("{SECRET_VARIABLE}: {error}"))),
+    };
     let file = settings.secret_file.as_deref();
     folder::secret(&settings.data_dir, from_environment, file, &SystemRng)
         .map_err(|error| Ends::with(CONFIGURATION, error))
@@ -67,7 +71,10 @@ pub(super) fn serve(flags: &ServeFlags) -> Result<(), Ends> {
         .enable_all()
         .build()
         .map_err(|error| Ends::with(FAILURE, error))?;
-    runtime.block_on(run(settings))
+    let ended = runtime.block_on(run(settings));
+    // Whatever still hangs on a disk or a hash is not waited for.
+    runtime.shutdown_background();
+    ended
 }
 
 fn check_machine() -> Result<(), Ends> {
@@ -115,7 +122,7 @@ fn parts(settings: &Settings) -> Result<Parts, Ends> {
     }
     if let Some(admin) = &settings.auth.first_admin {
         let text = read(&admin.password_file)?;
-        let password = text.strip_suffix('\n').unwrap_or(&text);
+        let password = text.trim_end_matches(['\r', '\n']);
         parts.admin_password = Some(Zeroizing::new(password.to_owned()));
     }
     Ok(parts)
@@ -141,12 +148,13 @@ async fn run(settings: Settings) -> Result<(), Ends> {
     let node = Node::start(parts, settings.clone()).await.map_err(|error| {
         let code = match &error {
             StartError::WrongSecret { .. } => FOLDER,
-            StartError::Nobody | StartError::Admin(_) => CONFIGURATION,
+            StartError::Nobody | StartError::Admin(_) | StartError::Tls(_) => CONFIGURATION,
             _ => FAILURE,
         };
         Ends::with(code, error)
     })?;
-    print(&welcome(&settings, &node))?;
+    // Nobody may be reading: that is no reason to end.
+    let _ = print(&welcome(&settings, &node));
     let mut failed = node.failed();
     let drain = tokio::select! {
         () = asked(&mut terminate, &mut interrupt) => true,

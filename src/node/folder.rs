@@ -107,6 +107,12 @@ pub fn secret(
     match fs::read_to_string(&path) {
         Ok(text) => parse(&Zeroizing::new(text), &path),
         Err(error) if error.kind() == io::ErrorKind::NotFound && file.is_none() => {
+            let data = fs::metadata(folder.join(STORE)).is_ok_and(|store| store.len() > 0);
+            if data {
+                let reason = "it is missing, and the data beside it cannot be read without it; \
+                              put it back";
+                return Err(FolderError::Secret { path, reason: reason.to_owned() });
+            }
             let secret = ClusterSecret::generate(rng);
             let mut text = secret.to_base64();
             text.push('\n');

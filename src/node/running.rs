@@ -55,7 +55,10 @@ pub enum StartError {
         error: std::io::Error,
     },
     /// The first administrator cannot be made.
-    #[error("auth.admin_username: {0}")]
+    #[error(
+        "auth.admin_username: {0}; if the user exists, auth.admin_password_file must hold its \
+         password"
+    )]
     Admin(Refusal),
     /// Nobody could ever log in.
     #[error(

@@ -53,22 +53,12 @@ fn hosts(settings: &Settings) -> Vec<String> {
     let listened = (!listen.is_unspecified()).then(|| listen.to_string());
     for host in [Some(own), listened, advertised].into_iter().flatten() {
         // A machine may have a name that fits no certificate; clients cannot use it either.
-        let fits = host.parse::<std::net::IpAddr>().is_ok() || is_dns_name(&host);
+        let fits = rustls_pki_types::ServerName::try_from(host.as_str()).is_ok();
         if fits && !hosts.contains(&host) {
             hosts.push(host);
         }
     }
     hosts
-}
-
-fn is_dns_name(text: &str) -> bool {
-    let label = |l: &str| {
-        (1..=63).contains(&l.len())
-            && l.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-')
-            && !l.starts_with('-')
-            && !l.ends_with('-')
-    };
-    text.len() <= 253 && text.split('.').all(label)
 }
 
 /// Builds the rooms from the bottom up.
