@@ -138,12 +138,12 @@ json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages[0
 receipt=$(field '.messages[0].receipt'); fence=$(field '.messages[0].fence')
 call DELETE "/v1/queues/orders/leases/$receipt" "${alice[@]}"; want 204
 call DELETE "/v1/queues/orders/leases/$receipt" "${alice[@]}"; want 204
-json POST '/v1/queues/orders/messages?durability=all' '{"messages":[{"body":"one","attributes":{"kind":"test"}},{"body_base64":"AAEC","content_type":"application/x-bytes"}]}' "${alice[@]}"
+json POST '/v1/queues/orders/messages?durability=all' '{"messages":[{"body":"one","attributes":{"kind":"velvet attribute"}},{"body_base64":"AAEC","content_type":"application/x-bytes"}]}' "${alice[@]}"
 want 201; is '.results|length' 2; is .failed_count 0; is '.results[0].status' stored; is '.results[1].replicas' 1
 json POST /v1/queues/orders/messages '{"messages":[{"body":"x","body_base64":"AA=="}]}' "${alice[@]}"; problem 422 validation
 json POST /v1/queues/orders/messages '{"messages":[]}' "${alice[@]}"; problem 422 validation
 json POST /v1/queues/orders/leases '{"max_messages":10,"lease_seconds":600}' "${alice[@]}"; want 200; is '.messages|length' 2
-is '.messages[0].body' one; is '.messages[0].attributes.kind' test; is '.messages[1].body_base64' AAEC; is '.messages[1].content_type' application/x-bytes
+is '.messages[0].body' one; is '.messages[0].attributes.kind' 'velvet attribute'; is '.messages[1].body_base64' AAEC; is '.messages[1].content_type' application/x-bytes
 is '.messages[0].receive_count' 1; is '.messages[0].failure_count' 0
 [ "$(field '.messages[0].fence')" -gt 0 ] || die "no fence"
 first=$(field '.messages[0].receipt'); second=$(field '.messages[1].receipt')
@@ -173,6 +173,13 @@ call GET /docs; case $status in 30*) ;; *) die "/docs does not redirect" ;; esac
 call GET /docs/; want 200; grep -q SwaggerUIBundle body || die "no Swagger UI"
 call GET /metrics; want 200; grep -q '^tertulia_commits_total' body || die "no metrics"
 grep -q orders body && die "a queue's name in public metrics"
+moved="http_requests_total http_request_seconds_count http_connections sends_total receives_total
+  messages_sent_total messages_received_total leases_total settles_total password_hashes_total
+  logins_total commits_total commit_rows_count commit_bytes_count fsync_seconds_count
+  store_free_bytes build_info"
+for metric in $moved; do
+  grep -E "^tertulia_$metric(\{[^}]*\})? [0-9.e+]*[1-9]" body >/dev/null || die "the metric tertulia_$metric has not moved"
+done
 
 echo "6. stop, start again, everything is still there"
 json POST /v1/queues/orders/messages '{"messages":[{"body":"kept over a restart"}]}' "${alice[@]}"; want 201
@@ -186,10 +193,14 @@ call DELETE "/v1/queues/orders/leases/$kept" "${alice[@]}"; want 204
 
 echo "7. delete"
 json POST /v1/queues/list-1/messages '{"messages":[{"body":"x"}]}' "${alice[@]}"; want 201
+call GET /v1/queues/list-1 "${alice[@]}"; before=$(field .etag)
 call DELETE '/v1/queues/list-1?messages=refuse' "${alice[@]}"; problem 409 not-empty
+call GET /v1/queues/list-1 "${alice[@]}"; is .etag "$before"
 call DELETE '/v1/queues/list-1?messages=drain' "${alice[@]}"; want 202
 call GET /v1/queues/list-1 "${alice[@]}"; want 200; is .state draining
 json POST /v1/queues/list-1/messages '{"messages":[{"body":"x"}]}' "${alice[@]}"; problem 409 draining
+call DELETE '/v1/queues/list-1?messages=refuse' "${alice[@]}"; problem 409 not-empty
+call GET /v1/queues/list-1 "${alice[@]}"; is .state draining
 json POST /v1/queues/list-1/leases '{"auto_ack":true}' "${alice[@]}"; want 200; is '.messages|length' 1
 for _ in $(seq 50); do call GET /v1/queues/list-1 "${alice[@]}"; [ "$status" = 404 ] && break; read -rt 0.1 <> <(:) || :; done
 want 404
@@ -202,7 +213,7 @@ call DELETE /v1/users/bob "${alice[@]}"; want 204
 call GET /v1/users/me "${bob[@]}"; problem 401 unauthenticated
 
 echo "8. nothing that should be sealed lies open"
-for text in 'kept over a restart' 'wake up' 'walk through the whole house' 'a third long phrase' "$token" "$secret" "$kept"; do
+for text in 'kept over a restart' 'wake up' 'velvet attribute' 'walk through the whole house' 'a third long phrase' "$token" "$secret" "$kept"; do
   grep -rqF -- "$text" data node.log node.out && die "found in the data folder or the logs: $text"
 done
 call GET /v1/queues/orders "${alice[@]}" -H "x-request-id: walk-$$"; want 200
