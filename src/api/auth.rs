@@ -1,9 +1,8 @@
 //! Who asks: HTTP Basic, or a session token or API key as Bearer, on every request. Comes first
 //! among a handler's arguments, so that no stranger's body is parsed.
 
-use super::codes;
 use super::httpd::in_flight::InFlight;
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::scope::{Here, Scope};
 use crate::broker::Caller;
 use crate::broker::refusal::Refusal;
@@ -36,10 +35,7 @@ impl<'a> FromRequest<'a> for Auth {
         let here = Here::of(request);
         match authenticate(request, &here).await? {
             Some(caller) => Ok(Self { caller, slot: request.data().cloned(), here }),
-            None => {
-                let detail = "this needs HTTP Basic, or a session token or API key as Bearer";
-                Err(Problem::new(codes::UNAUTHENTICATED, detail).into())
-            }
+            None => Err(problem::no_credentials().into()),
         }
     }
 }

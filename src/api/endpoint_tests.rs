@@ -250,7 +250,7 @@ where
 #[tokio::test]
 async fn panics_and_bare_statuses_become_problems() {
     let panics = behind(|_| async { panic!("secret") });
-    let seen = ask(&panics, get("/v1/queues")).await;
+    let seen = ask(&panics, known(get("/v1/queues"))).await;
     assert_eq!((seen.status, seen.problem().0.as_str()), (500, "internal"));
     assert!(!seen.body.contains("secret"));
     let cases =
@@ -258,11 +258,11 @@ async fn panics_and_bare_statuses_become_problems() {
     for (status, code) in cases {
         let status = StatusCode::from_u16(status).unwrap();
         let fails = behind(move |_| async move { Err(poem::Error::from_string("why", status)) });
-        let seen = ask(&fails, get("/v1/queues")).await;
+        let seen = ask(&fails, known(get("/v1/queues"))).await;
         assert_eq!((seen.status, seen.problem().0.as_str()), (status.as_u16(), code));
         assert_eq!(seen.json()["detail"], "why");
         let bare = behind(move |_| async move { Ok(Response::builder().status(status).finish()) });
-        assert_eq!(ask(&bare, get("/v1/queues")).await.problem().0, code);
+        assert_eq!(ask(&bare, known(get("/v1/queues"))).await.problem().0, code);
     }
 }
 
@@ -273,7 +273,7 @@ async fn a_write_whose_time_is_over_is_unknown() {
             scope::Here::of(&request).deadline.set(std::time::Duration::from_millis(5));
             std::future::pending().await
         });
-        async move { ask(&endpoint, send(method, "/v1/queues/a", "application/json", "")).await }
+        async move { ask(&endpoint, known(send(method, "/v1/queues/a", "application/json", ""))).await }
     };
     let seen = slow(Method::PUT).await;
     assert_eq!((seen.status, seen.problem().0.as_str()), (503, "not-enough-replicas"));
@@ -288,5 +288,19 @@ async fn a_problem_outside_its_row_is_a_mistake_of_ours() {
     let odd = behind(|_| async {
         Err(problem::Problem::from(crate::broker::refusal::Refusal::Draining).into())
     });
-    ask(&odd, get("/v1/queues/a")).await;
+    ask(&odd, known(get("/v1/queues/a"))).await;
+}
+
+/// A request that says it has credentials.
+fn known(mut request: Request) -> Request {
+    request.headers_mut().insert("authorization", "Bearer of_something".parse().unwrap());
+    request
+}
+
+#[tokio::test]
+async fn a_stranger_gets_no_further_than_the_door() {
+    let inside = behind(|_| async { panic!("a stranger came in") });
+    let seen = ask(&inside, send(Method::PUT, "/v1/queues/a", "application/json", "{}")).await;
+    assert_eq!((seen.status, seen.problem().0.as_str()), (401, "unauthenticated"));
+    assert_eq!(seen.header("www-authenticate"), "Bearer");
 }

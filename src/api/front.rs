@@ -4,6 +4,7 @@
 
 use super::codes;
 use super::cors;
+use super::httpd::body::BodyLimit;
 use super::problem::{self, Problem};
 use super::scope::{Deadline, Here, Scope};
 use super::spec::operations::{self, Operation, Route};
@@ -12,7 +13,8 @@ use crate::base::ids::RequesterId;
 use crate::broker::refusal::Outcome;
 use futures_util::FutureExt;
 use poem::http::header::{
-    ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue, TRANSFER_ENCODING,
+    ALLOW, AUTHORIZATION, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, HeaderName, HeaderValue,
+    TRANSFER_ENCODING,
 };
 use poem::http::{Method, StatusCode, Version};
 use poem::{Addr, Endpoint, Request, Response};
@@ -47,6 +49,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         let origin = cors::origin(&self.app.cors_origins, &request);
         let here = Here(Arc::new(self.scope(&request, route)));
         request.set_data(here.clone());
+        if let Some(bytes) = here.operation.and_then(|row| row.body_bytes_max()) {
+            request.set_data(BodyLimit(bytes));
+        }
         let mut response = match cors::preflight(origin.as_ref(), &request, route) {
             Some(response) => response,
             None => self.answer(request, &here, route).await,
@@ -82,6 +87,11 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         }
         if let Some(problem) = here.operation.and_then(|row| unknown_parameter(row, here)) {
             return closing(settle(problem, here, route), &request);
+        }
+        // No stranger's body is read.
+        let stranger = !request.headers().contains_key(AUTHORIZATION);
+        if stranger && here.operation.is_some_and(Operation::is_private) {
+            return closing(settle(problem::no_credentials(), here, route), &request);
         }
         let work = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let result = tokio::select! {

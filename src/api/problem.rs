@@ -358,6 +358,12 @@ pub fn from_status(status: StatusCode, detail: &str) -> Problem {
     Problem::new(code, if bare { fixed } else { detail })
 }
 
+/// What a request without credentials is told.
+pub fn no_credentials() -> Problem {
+    let detail = "this needs HTTP Basic, or a session token or API key as Bearer";
+    Problem::new(codes::UNAUTHENTICATED, detail)
+}
+
 /// At most the first characters of a text.
 pub(super) fn cut(text: &str, chars_max: usize) -> String {
     match text.char_indices().nth(chars_max) {

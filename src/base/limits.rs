@@ -25,6 +25,10 @@ pub const BODY_TIME: Duration = Duration::from_secs(60);
 pub const HTTP2_STREAMS_MAX: u32 = 128;
 /// Bytes of a request's body. Setting `http.max_body_bytes`; above it 413 `too-large`.
 pub const BODY_BYTES_MAX: usize = 24 << 20;
+/// Bytes of a body of a request that anybody may make; above it 413 `too-large`.
+pub const PUBLIC_BODY_BYTES_MAX: usize = 64 << 10;
+/// Bytes of a body that carries no messages; above it 413 `too-large`.
+pub const PLAIN_BODY_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a refused body that are read and thrown away so that the client sees the answer.
 pub const BODY_DISCARD_BYTES_MAX: usize = 64 << 20;
 /// Time for which a refused body is read and thrown away.

@@ -9,6 +9,7 @@ use crate::security::{ClientCa, ClusterSecret, Keys};
 use crate::store::{FileDisk, LockedOrIo};
 use crate::telemetry::{self, Lines};
 use anyhow::{Context as _, anyhow};
+use rustix::process::{Resource, Rlimit};
 use std::io::Write as _;
 use std::path::Path;
 use std::sync::Arc;
@@ -83,11 +84,16 @@ fn check_machine() -> Result<(), Ends> {
         let error = anyhow!("the machine's clock is before this release was built; set it right");
         return Err(Ends::with(FAILURE, error));
     }
-    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-    if limit.is_some_and(|limit| limit < DESCRIPTORS_MIN) {
+    let limits = rustix::process::getrlimit(Resource::Nofile);
+    // Each client takes one; the usual soft limit is far below what the machine allows.
+    let raised = Rlimit { current: limits.maximum, maximum: limits.maximum };
+    let current = match rustix::process::setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limits.maximum,
+        Err(_) => limits.current,
+    };
+    if let Some(files) = current.filter(|files| *files < DESCRIPTORS_MIN) {
         let error = anyhow!(
-            "the process may open {} files, a node needs {DESCRIPTORS_MIN}; raise `ulimit -n`",
-            limit.unwrap_or(0)
+            "the process may open {files} files, a node needs {DESCRIPTORS_MIN}; raise `ulimit -n`"
         );
         return Err(Ends::with(FAILURE, error));
     }

@@ -65,6 +65,10 @@ impl ResponseError for BodyBroken {
     }
 }
 
+/// A tighter bound on this request's body, in bytes, that whoever knows its route set on it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BodyLimit(pub usize);
+
 /// Bounds on request bodies.
 #[derive(Clone, Copy, Debug)]
 pub struct BodyOptions {
@@ -118,7 +122,8 @@ impl ReadBody {
         if body.is_empty() {
             return Ok(held);
         }
-        let limit = self.options.body_bytes_max;
+        let own = request.data::<BodyLimit>().map_or(usize::MAX, |limit| limit.0);
+        let limit = self.options.body_bytes_max.min(own);
         let mut frames: Frames = Box::pin(body.into_bytes_stream());
         let declared = declared_bytes(request);
         if declared.is_some_and(|bytes| bytes > limit) {

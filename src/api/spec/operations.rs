@@ -2,6 +2,7 @@
 //! templates all read it.
 
 use crate::api::codes::{self, Code};
+use crate::base::limits;
 
 /// Who may do it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -111,6 +112,22 @@ impl Operation {
     #[must_use]
     pub fn is_versioned(&self) -> bool {
         self.path.starts_with("/v1/")
+    }
+
+    /// Bytes of its body, at most; `None`: what the node takes at all.
+    #[must_use]
+    pub fn body_bytes_max(&self) -> Option<usize> {
+        match self.needs {
+            Needs::Nobody | Needs::OpenRegistration => Some(limits::PUBLIC_BODY_BYTES_MAX),
+            _ if self.id == "send_messages" => None,
+            _ => Some(limits::PLAIN_BODY_BYTES_MAX),
+        }
+    }
+
+    /// Whether nobody may do it without credentials.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        !matches!(self.needs, Needs::Nobody | Needs::OpenRegistration)
     }
 
     /// Whether it changes nothing.
