@@ -13,7 +13,7 @@ use crate::base::limits::{
 use crate::base::names::QueueName;
 use crate::metadata::Draft;
 use crate::protocol::record::{
-    Ending, Kind, Queue, QueueConfig, Record, RecordKey, Right, State, Value,
+    Ending, Kind, Ordering, Queue, QueueConfig, Record, RecordKey, Right, State, Value,
 };
 use crate::security::DataKey;
 use std::collections::BTreeMap;
@@ -134,7 +134,7 @@ impl Broker {
                 let message = "the number of replicas is fixed once the queue exists";
                 return Err(Refusal::invalid("replicas", "immutable", message));
             }
-            let config = change.over(queue.config);
+            let config = change.over(queue.config.clone());
             if config == queue.config {
                 return Ok(Step::Keep(Arc::clone(latest)));
             }
@@ -258,10 +258,22 @@ impl Broker {
     }
 }
 
-const DEFAULTS: QueueConfig = QueueConfig {
+/// What a queue is that says nothing.
+pub const DEFAULTS: QueueConfig = QueueConfig {
     lease_seconds: LEASE_SECONDS_DEFAULT,
     max_message_bytes: MESSAGE_BYTES_DEFAULT,
     replicas: REPLICAS_DEFAULT,
+    retention_seconds: 1_209_600,
+    delay_seconds: 0,
+    max_failures: 10,
+    backoff_min_seconds: 0,
+    backoff_max_seconds: 600,
+    dedup_seconds: 600,
+    max_in_flight: 120_000,
+    max_bytes: 0,
+    ordering: Ordering::BestEffort,
+    dead_letter: None,
+    paused: false,
 };
 
 /// One setting: what is given, the most there may be (the least is 1), and where it is.
@@ -313,6 +325,7 @@ impl QueueChange {
             lease_seconds: self.lease_seconds.unwrap_or(config.lease_seconds),
             max_message_bytes: self.max_message_bytes.unwrap_or(config.max_message_bytes),
             replicas: self.replicas.unwrap_or(config.replicas),
+            ..config
         }
     }
 

@@ -105,7 +105,7 @@ impl Index {
                     self.owned.entry(queue.owner).or_default().insert(name);
                 }
             }
-            Value::Nothing | Value::FirstAdmin(_) => {}
+            Value::Nothing | Value::FirstAdmin(_) | Value::Topic(_) | Value::Subscription(_) => {}
         }
     }
 
@@ -143,7 +143,7 @@ impl Index {
                     }
                 }
             }
-            Value::Nothing | Value::FirstAdmin(_) => {}
+            Value::Nothing | Value::FirstAdmin(_) | Value::Topic(_) | Value::Subscription(_) => {}
         }
     }
 

@@ -15,6 +15,8 @@ fn kind_byte(kind: Kind) -> u8 {
         Kind::ApiKey => 2,
         Kind::Queue => 3,
         Kind::FirstAdmin => 4,
+        Kind::Topic => 5,
+        Kind::Subscription => 6,
     }
 }
 
@@ -29,7 +31,15 @@ pub(super) fn row_key(key: &RecordKey) -> Vec<u8> {
 /// What a row's key names.
 pub(super) fn record_key(row_key: &[u8]) -> Result<RecordKey, OpenError> {
     let (byte, name) = row_key.split_first().ok_or(OpenError::UnknownKind { byte: None })?;
-    let kinds = [Kind::User, Kind::Session, Kind::ApiKey, Kind::Queue, Kind::FirstAdmin];
+    let kinds = [
+        Kind::User,
+        Kind::Session,
+        Kind::ApiKey,
+        Kind::Queue,
+        Kind::FirstAdmin,
+        Kind::Topic,
+        Kind::Subscription,
+    ];
     let kind = kinds.into_iter().find(|kind| kind_byte(*kind) == *byte);
     let kind = kind.ok_or(OpenError::UnknownKind { byte: Some(*byte) })?;
     Ok(RecordKey::new(kind, name))
@@ -106,7 +116,7 @@ mod tests {
         };
         Value::Queue(Queue {
             owner: UserId([2; 16]),
-            config: QueueConfig { lease_seconds: 30, max_message_bytes: 1_024, replicas: 3 },
+            config: crate::protocol::record::tests::config(3),
             ending: Ending::Drain,
             data_key: vec![9, 8, 7],
             grants: BTreeMap::from([
@@ -144,13 +154,21 @@ mod tests {
 
     #[test]
     fn keys_of_each_kind_are_as_they_were() {
-        let kinds = [Kind::User, Kind::Session, Kind::ApiKey, Kind::Queue, Kind::FirstAdmin];
+        let kinds = [
+            Kind::User,
+            Kind::Session,
+            Kind::ApiKey,
+            Kind::Queue,
+            Kind::FirstAdmin,
+            Kind::Topic,
+            Kind::Subscription,
+        ];
         for (byte, kind) in (0u8..).zip(kinds) {
             let key = RecordKey::new(kind, "ana");
             assert_eq!(row_key(&key), [&[byte], b"ana".as_slice()].concat());
             assert_eq!(record_key(&row_key(&key)).unwrap(), key);
         }
-        assert!(matches!(record_key(&[5]), Err(OpenError::UnknownKind { byte: Some(5) })));
+        assert!(matches!(record_key(&[7]), Err(OpenError::UnknownKind { byte: Some(7) })));
         assert!(matches!(record_key(&[]), Err(OpenError::UnknownKind { byte: None })));
     }
 
@@ -174,8 +192,8 @@ mod tests {
     const API_KEY: &str = "01010101010101010101010101010101ac0200030505050505050505050505050505050502020202\
         02020202020202020202020203616e61026369e80701d00f";
     const QUEUE: &str = "01010101010101010101010101010101ac020104020202020202020202020202020202023c801006\
-        01030908070200010003616e61dc0b012a010606060606060606060606060606060602010203616e\
-        61dc0b03657661e807d00f";
+        80d49301001400b009b00980d30e0000000001030908070200010003616e61dc0b012a0106060606\
+        06060606060606060606060602010203616e61dc0b03657661e807d00f";
     const FIRST_ADMIN: &str =
         "01010101010101010101010101010101ac02000502020202020202020202020202020202";
     const FREE: &str = "01010101010101010101010101010101ac020200";

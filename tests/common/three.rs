@@ -131,7 +131,7 @@ fn stamp() -> RowOp {
 
 async fn registers(store: &Store, wrapped: &[u8]) -> Arc<Catalog> {
     let (registers, catalog) = Registers::open(store.clone()).unwrap();
-    let config = QueueConfig { lease_seconds: 30, max_message_bytes: 1 << 20, replicas: 3 };
+    let config = QueueConfig { replicas: 3, ..tertulia::broker::queues::DEFAULTS };
     let queue = Queue {
         owner: UserId([1; 16]),
         config,

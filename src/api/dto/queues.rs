@@ -96,7 +96,7 @@ impl QueueView {
             updated_at: Time(queue.updated_ms),
             etag: broker::etag(&entry.record),
             my_rights: broker.rights_on(by, queue).into_iter().map(Right::from).collect(),
-            config: queue.config.into(),
+            config: queue.config.clone().into(),
             name: entry.name,
         }
     }

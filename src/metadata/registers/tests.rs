@@ -2,7 +2,7 @@
 use super::*;
 use crate::base::ids::{ApiKeyId, SessionId, UserId};
 use crate::base::names::{QueueName, UserName};
-use crate::protocol::record::{ApiKey, Ending, Queue, QueueConfig, Session, User};
+use crate::protocol::record::{ApiKey, Ending, Queue, Session, User};
 use crate::store::Row;
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -37,7 +37,7 @@ fn user(id: u8, admin: bool) -> Value {
 fn queue(owner: u8, created_ms: u64) -> Value {
     Value::Queue(Queue {
         owner: UserId([owner; 16]),
-        config: QueueConfig { lease_seconds: 30, max_message_bytes: 1, replicas: 1 },
+        config: crate::protocol::record::tests::config(1),
         ending: Ending::No,
         data_key: vec![],
         grants: BTreeMap::new(),
