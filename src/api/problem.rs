@@ -296,6 +296,10 @@ fn from_load(refusal: Refusal) -> Problem {
             Problem::new(codes::RATE_LIMITED, "too many attempts; come back later")
                 .retry_after(retry_after_seconds)
         }
+        Refusal::IdempotencyMismatch => Problem::new(
+            codes::IDEMPOTENCY_MISMATCH,
+            "this key is known with another message; use a new key, or send the same message",
+        ),
         Refusal::InFlightLimit => {
             Problem::new(codes::IN_FLIGHT_LIMIT, "too many messages of this queue are under lease")
         }

@@ -47,6 +47,11 @@ pub const RECEIVE_BATCH_MAX: i32 = 100;
 pub const RECEIVE_BYTES_MAX: usize = 8 << 20;
 /// Receipts in one settlement.
 pub const SETTLEMENT_BATCH_MAX: usize = 1_000;
+/// Keyed messages that one queue or topic remembers; above it 429 `quota`.
+pub const IDENTITIES_MAX: usize = 1_000_000;
+/// Messages with a delay, a time to live or a group that all queues together remember in memory;
+/// above it 503 `overloaded`. Metric `tertulia_marks`.
+pub const MARKS_MAX: usize = 1_000_000;
 /// Seconds a receive may wait.
 pub const WAIT_SECONDS_MAX: i32 = 30;
 /// Seconds of a lease.

@@ -21,18 +21,22 @@ pub mod rights;
 pub mod send;
 pub mod sessions;
 pub mod settle;
+pub mod sources;
 #[cfg(test)]
 pub(crate) mod testing;
+mod upkeep;
 pub mod users;
 
 pub use crate::message::envelope::Body;
+pub use crate::protocol::op::ReleaseOutcome;
 pub use deletions::{Deleted, Messages};
 pub use queues::QueueChange;
-pub use receive::{ReceiveRequest, ReceivedMessage};
+pub use receive::{DeadLetter, ReceiveRequest, ReceivedMessage};
 pub use refusal::{Difference, Fault, Outcome, Refusal};
 pub use send::{Durability, OutgoingMessage, SendResult, SendStatus};
 pub use sessions::NewSession;
 pub use settle::{Action, Lease, Settlement, Verdict};
+pub use sources::{Address, Source};
 pub use users::{Owned, UserPatch};
 
 use crate::base::ids::{ApiKeyId, Generation, SessionId, UserId};

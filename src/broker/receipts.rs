@@ -2,8 +2,8 @@
 //! so that any node can use them without looking anything up.
 
 use super::Broker;
-use crate::base::ids::{Generation, RequesterId};
-use crate::base::names::QueueName;
+use super::sources::{Address, Reading};
+use crate::base::ids::{Generation, RequesterId, SubscriptionId};
 use crate::protocol::stream::Place;
 use crate::replication::dispatcher::Lease;
 use serde::{Deserialize, Serialize};
@@ -13,8 +13,10 @@ use serde::{Deserialize, Serialize};
 pub struct Receipt {
     /// The stream.
     pub generation: Generation,
-    /// CRC-32C of the queue's name: tells an earlier queue of this name from another queue.
-    pub queue: u32,
+    /// The reader.
+    pub reader: SubscriptionId,
+    /// CRC-32C of its name: tells an earlier creation of this name from another one.
+    pub address: u32,
     /// The message.
     pub place: Place,
     /// The holder.
@@ -30,21 +32,16 @@ pub struct Receipt {
 }
 
 /// The name's fingerprint in a receipt.
-pub fn fingerprint(queue: &QueueName) -> u32 {
-    crc32c::crc32c(queue.as_str().as_bytes())
+pub fn fingerprint(address: &Address) -> u32 {
+    crc32c::crc32c(address.to_string().as_bytes())
 }
 
 impl Broker {
-    pub(super) fn seal_receipt(
-        &self,
-        generation: Generation,
-        queue: &QueueName,
-        lease: &Lease,
-        expires_ms: u64,
-    ) -> String {
+    pub(super) fn seal_receipt(&self, reading: &Reading, lease: &Lease, expires_ms: u64) -> String {
         let receipt = Receipt {
-            generation,
-            queue: fingerprint(queue),
+            generation: reading.stream.generation,
+            reader: reading.reader,
+            address: fingerprint(&reading.address),
             place: lease.place,
             requester: lease.requester,
             counter: lease.counter,

@@ -78,6 +78,9 @@ pub enum Refusal {
         /// Bytes of body, attributes and content type.
         limit: i32,
     },
+    /// The key is known, with another message.
+    #[error("another message was sent under this key")]
+    IdempotencyMismatch,
     /// The receipt is not of this queue.
     #[error("the receipt is not valid here")]
     ReceiptInvalid,

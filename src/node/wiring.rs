@@ -114,6 +114,7 @@ pub(super) fn assemble(
     let work = |task| spawn_worker(parts, &tasks, &workers, task);
     work(Box::pin(lapses.run()));
     work(Box::pin(broker.clone().run_deletions()));
+    work(Box::pin(broker.clone().run_upkeep()));
     work(Box::pin(sweep(broker.clone())));
     work(Box::pin(Node::keep_time(store.clone(), identity.clone(), workers.clone())));
     let (ready, _) = watch::channel(Readiness::Starting("the node is starting".into()));

@@ -10,6 +10,7 @@ use crate::api::dto::settlements::{
 use crate::api::params::{Path, QueueSegment, ReceiptSegment};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
+use crate::broker::Source;
 use crate::broker::{Action, Lease, Settlement};
 use poem_openapi::OpenApi;
 
@@ -80,7 +81,8 @@ impl Settlements {
     ) -> Result<Answer<SettlementResponse>, Problem> {
         let (places, settlements) = body.0.split();
         let names: Vec<_> = places.iter().map(|p| (p.action.word(), p.index)).collect();
-        let verdicts = auth.app.broker.settle(&auth.caller, &queue.0.0, settlements).await?;
+        let verdicts =
+            auth.app.broker.settle(&auth.caller, Source::Queue(&queue.0.0), settlements).await?;
         let judged = places.into_iter().zip(verdicts);
         let judged: Vec<_> = judged.map(|(p, verdict)| SettlementResult::new(p, verdict)).collect();
         let open =
@@ -104,7 +106,7 @@ async fn settle_one(
     action: Action,
 ) -> Result<Option<Lease>, Problem> {
     let settlement = vec![Settlement { receipt, action }];
-    let verdicts = auth.app.broker.settle(&auth.caller, queue, settlement).await?;
+    let verdicts = auth.app.broker.settle(&auth.caller, Source::Queue(queue), settlement).await?;
     let verdict = verdicts.into_iter().next();
     let verdict = verdict.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
     judge(verdict).map_err(|(_, problem)| problem)
