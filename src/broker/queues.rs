@@ -74,7 +74,7 @@ impl Broker {
         let (name, record) = self.queue_named(name)?;
         let entry = entry(&name, record)?;
         if self.rights_on(by, &entry.value).is_empty() {
-            return Err(Refusal::Forbidden { needs: "send, receive or manage" });
+            return Err(Refusal::Forbidden { needs: "send, receive, browse or manage" });
         }
         Ok(entry)
     }

@@ -6,8 +6,9 @@ use crate::protocol::record::{Grantee, Queue, Record, Right, User};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// All rights on a queue.
-const ALL: [Right; 3] = [Right::Send, Right::Receive, Right::Manage];
+/// All rights on a queue: what its owner holds, and what a grant may give.
+pub(crate) const ON_QUEUES: [Right; 4] =
+    [Right::Send, Right::Receive, Right::Browse, Right::Manage];
 
 /// A right as the API writes it.
 #[must_use]
@@ -16,6 +17,9 @@ pub fn right_name(right: Right) -> &'static str {
         Right::Send => "send",
         Right::Receive => "receive",
         Right::Manage => "manage",
+        Right::Browse => "browse",
+        Right::Publish => "publish",
+        Right::Subscribe => "subscribe",
     }
 }
 
@@ -27,7 +31,7 @@ impl Broker {
     pub fn rights_on(&self, by: &Caller, queue: &Queue) -> BTreeSet<Right> {
         let Some(admin) = self.enabled(by, |user| user.admin) else { return BTreeSet::new() };
         if admin || queue.owner == by.user {
-            return ALL.into();
+            return ON_QUEUES.into();
         }
         let holders = [Grantee::Everyone, Grantee::User(by.user)];
         let grants = holders.iter().filter_map(|holder| queue.grants.get(holder));
@@ -132,7 +136,7 @@ mod tests {
         let third = user(&broker, "leo").await;
         broker.put_queue(&owner, "q", QueueChange::default()).await.unwrap();
         let queue = || broker.queue_named("q").unwrap().1.queue().unwrap().clone();
-        let all = set(&ALL);
+        let all = set(&ON_QUEUES);
         assert_eq!(broker.rights_on(&owner, &queue()), all);
         assert_eq!(broker.rights_on(&admin, &queue()), all);
         assert!(broker.rights_on(&other, &queue()).is_empty());
@@ -161,7 +165,7 @@ mod tests {
         let second = Caller { admin: true, ..second };
         broker.put_queue(&admin, "q", QueueChange::default()).await.unwrap();
         let queue = broker.queue_named("q").unwrap().1.queue().unwrap().clone();
-        assert_eq!(broker.rights_on(&second, &queue).len(), 3);
+        assert_eq!(broker.rights_on(&second, &queue).len(), ON_QUEUES.len());
         let session = log_in(&broker, "ana").await;
         assert!(broker.is_current(&session));
         let demote = UserPatch { admin: Some(false), ..UserPatch::default() };

@@ -177,7 +177,7 @@ pub struct ApiKey {
     pub expires_ms: Option<u64>,
 }
 
-/// A right on an object.
+/// A right on an object. Only appended to: the numbers are persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Right {
     /// Send into it.
@@ -186,6 +186,12 @@ pub enum Right {
     Receive,
     /// Change its settings.
     Manage,
+    /// Look at its messages and take none.
+    Browse,
+    /// Publish on it.
+    Publish,
+    /// Subscribe to it.
+    Subscribe,
 }
 
 /// Who holds a grant.
