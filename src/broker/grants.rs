@@ -4,7 +4,7 @@
 use super::changes::Step;
 use super::cursors::{List, page_limit};
 use super::queues::{live_queue, queue_key};
-use super::rights::{ON_QUEUES, queue_name, right_name};
+use super::rights::{ON_QUEUES, queue_name, right_name, right_words};
 use super::users::user_in_path;
 use super::{Answer, Broker, Caller, Page, Refusal};
 use crate::base::limits::GRANTS_PER_OBJECT_MAX;
@@ -58,7 +58,7 @@ impl Broker {
         let name = queue_name(queue)?;
         let rights = granted(rights, &ON_QUEUES, "queue")?;
         let grantee_name = grantee_name(by, username)?;
-        let words = rights.iter().map(|right| right_name(*right)).collect::<Vec<_>>().join(",");
+        let words = right_words(&rights);
         let grant = Grant {
             rights,
             granted_by: by.name.to_string(),
@@ -78,10 +78,8 @@ impl Broker {
             Ok(Step::Write(self.changed_queue(latest, next)))
         };
         self.alter(&queue_key(&name), rule).await?;
-        tracing::info!(
-            target: "audit", event = "grant", queue = %name, user = grant.grantee_name,
-            rights = words, by = %by.name,
-        );
+        let detail = format!("user={} rights={words}", grant.grantee_name);
+        by.note("grant", ("queue", name.as_str()), &detail);
         Ok(grant)
     }
 
@@ -92,21 +90,24 @@ impl Broker {
     pub async fn delete_grant(&self, by: &Caller, queue: &str, username: &str) -> Answer<()> {
         let name = queue_name(queue)?;
         let username = grantee_name(by, username)?;
+        let mut was_there = false;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, queue) = live_queue(latest)?;
             self.require_owner(by, queue)?;
             let grantee = self.grantee(&username)?;
             if !queue.grants.contains_key(&grantee) {
+                was_there = false;
                 return Ok(Step::Keep(Arc::clone(latest)));
             }
             let mut next = self.without_dead_grants(queue);
             next.grants.remove(&grantee);
+            was_there = true;
             Ok(Step::Write(self.changed_queue(latest, next)))
         };
         self.alter(&queue_key(&name), rule).await?;
-        tracing::info!(
-            target: "audit", event = "revoke", queue = %name, user = username, by = %by.name,
-        );
+        if was_there {
+            by.note("revoke", ("queue", name.as_str()), &format!("user={username}"));
+        }
         Ok(())
     }
 
