@@ -702,7 +702,7 @@ def queues(client, alice, bob):
     client.problem("validation", "PATCH", "/v1/queues/orders", {"replicas": 1}, alice,
                    field="replicas")
     grants = "/v1/queues/orders/grants"
-    for wrong in ([], ["nonsense"], ["send", "send"], ["publish"], ["publish"], "send", [5], [None]):
+    for wrong in ([], ["nonsense"], ["send", "send"], ["publish"], ["send", "subscribe"], "send", [5], [None]):
         answer = client.problem("validation", "PUT", f"{grants}/bob", {"rights": wrong}, alice)
         fields = [e["field"] for e in (answer.json or {}).get("errors") or []]
         if not all(field.startswith("rights") for field in fields):
