@@ -34,6 +34,8 @@ EXEMPT = {
 }
 # Codes of requests that belong to no operation: the contract names them, the document cannot.
 OUTSIDE = {"not-found": 404, "method-not-allowed": 405}
+# What a head is refused with, before anybody knows which operation it wants.
+HEADS = {"too-large": 431, "malformed": 400}
 
 PORT = int(os.environ.get("PROBLEMS_PORT", "17450"))
 TIMEOUT = 15
@@ -340,7 +342,7 @@ class Client:
                 wrong("the detail tells of the program's types")
         if row is None:
             self.provoked.add(("-", code))
-            if OUTSIDE.get(code) != status and status != 413:
+            if status not in (OUTSIDE.get(code), HEADS.get(code), 413):
                 wrong("the request belongs to no operation")
             return
         self.provoked.add((row.id, code))
@@ -917,6 +919,7 @@ def first(client, node):
     rights(client, alice, bob, carol)
     routes(client, alice)
     early(client, node, alice)
+    heads(client, node)
     people(client, alice, bob)
     queues(client, alice, bob)
     messages(client, alice)
@@ -1026,6 +1029,44 @@ def early(client, node, auth):
         after = raw_answer(stream, "GET /livez after it on the same connection")
         if after.status != 200:
             differs(f"{answer}\n      the connection is closed and the answer does not say so: {after}")
+
+
+def heads(client, node):
+    """Heads that no operation gets to see: too large, or no HTTP. The answer says that it ends."""
+    get = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+    fields = b"".join(b"x-%d: a\r\n" % n for n in range(200))
+    for code, head in (
+        ("too-large", get + b"x-long: " + b"a" * (70 << 10) + b"\r\n\r\n"),
+        ("too-large", get + b"x-long: " + b"a" * (4 << 20) + b"\r\n\r\n"),
+        ("too-large", get + fields + b"\r\n"),
+        ("too-large", b"GET /" + b"a" * (70 << 10) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("malformed", b"what is this\r\n\r\n"),
+        ("malformed", b"\x16\x03\x01\x02\x00\x01\r\n\r\n"),
+        ("malformed", b"GET /livez HTTP/3.0\r\nHost: localhost\r\n\r\n"),
+        ("malformed", b"GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("malformed", b"GET /\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("malformed", get + b"no field\r\n\r\n"),
+        ("malformed", get + b"a b: c\r\n\r\n"),
+        ("malformed", get + b"content-length: x\r\n\r\n"),
+        ("malformed", get + b"content-length: 1\r\ncontent-length: 2\r\n\r\n"),
+        ("malformed", get + b"transfer-encoding: none\r\n\r\n"),
+    ):
+        with node.tls() as stream:
+            stream.settimeout(TIMEOUT)
+            client.requests += 1
+            stream.sendall(head)
+            answer = raw_answer(stream, f"the head {head[:60]!r} of {len(head)} bytes")
+        if answer.status == 0:
+            differs(f"{answer}")
+            continue
+        client.problems += 1
+        client.check_problem(answer, None, "GET")
+        if (answer.code, answer.status) != (code, HEADS[code]):
+            differs(f"{answer}\n      wanted {HEADS[code]} `{code}`")
+        if answer.headers.get("connection") != "close":
+            differs(f"{answer}\n      the connection ends and the answer does not say so")
+        if not OPAQUE.fullmatch(answer.headers.get("x-request-id", "")):
+            differs(f"{answer}: X-Request-Id {answer.headers.get('x-request-id')!r}")
 
 
 def check_raw(client, answer, method, path, code):

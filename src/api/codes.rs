@@ -44,7 +44,7 @@ macro_rules! codes {
 }
 
 codes! {
-    MALFORMED = "malformed", 400, "The body is not JSON";
+    MALFORMED = "malformed", 400, "The request or its body cannot be read";
     UNAUTHENTICATED = "unauthenticated", 401, "No valid credentials";
     BAD_CREDENTIALS = "bad-credentials", 401, "Wrong user name or password";
     FORBIDDEN = "forbidden", 403, "The right is missing";
@@ -65,7 +65,7 @@ codes! {
     DRAINING = "draining", 409, "The queue is being drained";
     IDEMPOTENCY_MISMATCH = "idempotency-mismatch", 422, "Another message was sent under this key";
     PRECONDITION_FAILED = "precondition-failed", 412, "It has changed since it was read";
-    TOO_LARGE = "too-large", 413, "The body or a message is too large";
+    TOO_LARGE = "too-large", 413, "The request or a message is too large";
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "The body must be application/json";
     VALIDATION = "validation", 422, "A field, header or parameter is wrong";
     RECEIPT_INVALID = "receipt-invalid", 422, "This is no receipt of this queue";

@@ -2,6 +2,8 @@
 //! refusals and of everything the framework refuses. No internal detail leaves in a 500.
 
 use super::codes::{self, Code};
+use super::httpd::refusal::HeadRefused;
+use crate::base::limits;
 use crate::broker::refusal::{Fault, Outcome, Refusal};
 use poem::error::{MethodNotAllowedError, NotFoundError, ResponseError};
 use poem::http::StatusCode;
@@ -361,6 +363,27 @@ pub fn from_status(status: StatusCode, detail: &str) -> Problem {
     // Texts of our own HTTP layer say more than ours here; a framework's bare status says less.
     let bare = detail.is_empty() || detail == status.to_string();
     Problem::new(code, if bare { fixed } else { detail })
+}
+
+/// What became of a request whose head is refused.
+pub(super) fn head_refused(refused: HeadRefused) -> Problem {
+    match refused {
+        // The one code with two statuses: this one tells that it was the head.
+        HeadRefused::TooLarge => Problem {
+            status: i32::from(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16()),
+            ..Problem::new(
+                codes::TOO_LARGE,
+                format!(
+                    "request line and header may have {} bytes and {} fields",
+                    limits::HEADER_BYTES_MAX,
+                    limits::HEADER_FIELDS_MAX
+                ),
+            )
+        },
+        HeadRefused::Malformed => {
+            Problem::new(codes::MALFORMED, "request line or header cannot be read as HTTP/1.1")
+        }
+    }
 }
 
 /// What a request without credentials is told.

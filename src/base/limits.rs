@@ -10,8 +10,10 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 /// Receives waiting for a message; above it 503 `overloaded`. Metric `tertulia_receivers_waiting`.
 pub const RECEIVERS_WAITING_MAX: usize = 20_000;
-/// Bytes of a request's header. Answered with 431 by the HTTP layer.
+/// Bytes of a request's header; above it 431 `too-large`. Metric `tertulia_http_refused_total`.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Fields of a request's header, as hyper bounds them for HTTP/1.1; above it 431 `too-large`.
+pub const HEADER_FIELDS_MAX: usize = 100;
 /// Time a client has for a request's header.
 pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Time an HTTP/1.1 connection may stay open between two requests: longer than most clients keep
