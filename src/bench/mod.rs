@@ -25,5 +25,5 @@ mod setup;
 
 pub use plan::{Credentials, Plan};
 pub use report::Report;
-pub use running::{Parts, run};
+pub use running::{Done, Parts, Progress, run};
 pub use setup::BenchError;

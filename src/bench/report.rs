@@ -27,7 +27,7 @@ impl Quantiles {
 }
 
 /// The figures of a run. Names and meanings stay; fields are added.
-#[derive(Clone, Debug, Default, Serialize)]
+#[derive(Clone, Default, Serialize)]
 #[allow(missing_docs)]
 pub struct Report {
     pub queue: String,
@@ -64,7 +64,8 @@ pub struct Report {
     pub errors: BTreeMap<String, u64>,
     pub retries_total: u64,
     pub retries: BTreeMap<String, u64>,
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    /// For the person who started the run; may hold a password that is shown once.
+    #[serde(skip)]
     pub remarks: Vec<String>,
 }
 
