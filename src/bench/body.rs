@@ -90,6 +90,8 @@ pub fn parse(run: &str, body: &str) -> Option<(MessageNumber, u64)> {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use proptest::prelude::*;
 

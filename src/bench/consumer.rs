@@ -185,6 +185,8 @@ fn verdicts(reply: &Result<Answer, Failure>, count: usize) -> Vec<&'static str> 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     fn answer(status: u16, body: &'static str) -> Result<Answer, Failure> {

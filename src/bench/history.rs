@@ -108,6 +108,8 @@ fn put(line: &mut String, span: Span, op: Op, message: &str) {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
     use std::sync::Arc;
 

@@ -290,6 +290,8 @@ async fn read(answer: hyper::Response<hyper::body::Incoming>) -> Result<Answer, 
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

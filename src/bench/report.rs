@@ -231,6 +231,8 @@ fn kinds(total: u64, kinds: &BTreeMap<String, u64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
     use super::*;
 
     #[test]

@@ -142,19 +142,26 @@ async fn load(
             () = ticker.tick() => {}
         }
     }
-    let deadline = Instant::now() + plan.drain;
-    while plan.consumers > 0 {
-        tokio::select! {
-            () = run.ledger.completed() => break,
-            () = sleep_until(deadline) => break,
-            Some(()) = interrupts.recv() => break,
-            () = ticker.tick() => {}
-        }
+    if plan.consumers > 0 {
+        drain(run, &mut ticker, interrupts).await;
     }
     stop.send_replace(true);
     // Each ends its last acknowledgement, which has a deadline.
     let _ = consumers.closed().recv().await;
     pacer.map_or(0, |pacer| pacer.unsent())
+}
+
+/// Waits until all that was acknowledged has come, or time is up.
+async fn drain(run: &Run, ticker: &mut Ticker, interrupts: &mut mpsc::Receiver<()>) {
+    let deadline = Instant::now() + run.plan.drain;
+    loop {
+        tokio::select! {
+            () = run.ledger.completed() => return,
+            () = sleep_until(deadline) => return,
+            Some(()) = interrupts.recv() => return,
+            () = ticker.tick() => {}
+        }
+    }
 }
 
 fn pace(run: &Arc<Run>, spawn: &Arc<dyn Spawn>) -> Arc<Pacer> {
