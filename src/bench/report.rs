@@ -106,6 +106,11 @@ impl Received {
         self.lost = balance.lost;
     }
 
+    fn times(&self) -> String {
+        let (p50, p99) = (self.end_to_end_p50_ms, self.end_to_end_p99_ms);
+        times(p50, p99, self.end_to_end_p999_ms, self.end_to_end_max_ms)
+    }
+
     /// Enters the times.
     pub fn time(&mut self, quantiles: Quantiles) {
         self.end_to_end_p50_ms = quantiles.p50;
@@ -181,24 +186,13 @@ impl Report {
                 self.send_requests_per_second
             ),
         );
-        let times = |p50, p99, p999, max| {
-            format!("p50 {p50:.3} ms, p99 {p99:.3} ms, p99.9 {p999:.3} ms, max {max:.3} ms")
-        };
         let send = times(self.send_p50_ms, self.send_p99_ms, self.send_p999_ms, self.send_max_ms);
         row("send", send);
         if let Some(r) = &self.received {
             let rate =
                 format!("{:.2} s: {:.1} messages/s", r.receiving_seconds, r.received_per_second);
             row("received", format!("{} in {rate}", r.received));
-            row(
-                "end to end",
-                times(
-                    r.end_to_end_p50_ms,
-                    r.end_to_end_p99_ms,
-                    r.end_to_end_p999_ms,
-                    r.end_to_end_max_ms,
-                ),
-            );
+            row("end to end", r.times());
             row("lost", r.lost.to_string());
             row("duplicates", r.duplicates.to_string());
             for (label, count) in [
@@ -222,6 +216,10 @@ impl Report {
         }
         text
     }
+}
+
+fn times(p50: f64, p99: f64, p999: f64, max: f64) -> String {
+    format!("p50 {p50:.3} ms, p99 {p99:.3} ms, p99.9 {p999:.3} ms, max {max:.3} ms")
 }
 
 fn kinds(total: u64, kinds: &BTreeMap<String, u64>) -> String {
