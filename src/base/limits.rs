@@ -54,6 +54,9 @@ pub const IDENTITIES_MAX: usize = 1_000_000;
 /// Messages with a delay, a time to live or a group that all queues together remember in memory;
 /// above it 503 `overloaded`. Metric `tertulia_marks`.
 pub const MARKS_MAX: usize = 1_000_000;
+/// Links that a message may come by, one after the other; more are a circle, and it stays where it
+/// is. Metric `tertulia_link_loops_total`.
+pub const LINK_HOPS_MAX: u8 = 8;
 /// Seconds a receive may wait.
 pub const WAIT_SECONDS_MAX: i32 = 30;
 /// Seconds of a lease.

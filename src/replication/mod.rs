@@ -10,6 +10,7 @@
 
 pub mod coordinator;
 pub mod dispatcher;
+pub mod forwarding;
 pub mod inspecting;
 pub mod lapses;
 pub mod peers;
@@ -20,4 +21,5 @@ pub mod scan;
 pub mod sending;
 pub mod settling;
 pub mod stream_cell;
+pub mod subscribing;
 pub mod upkeep;

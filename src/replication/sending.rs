@@ -21,6 +21,9 @@ use std::time::Duration;
 /// How long `durability=all` waits for the copies beyond the majority.
 const ALL_COPIES_TIME: Duration = Duration::from_secs(5);
 
+/// How often filters are evaluated anew because the subscriptions have changed.
+const SETS_MAX: usize = 64;
+
 /// Who sends.
 #[derive(Clone, Debug)]
 pub struct Sender {
@@ -112,12 +115,17 @@ impl Coordinator {
         messages: Vec<Outgoing>,
         all_copies: bool,
     ) -> Vec<Stored> {
-        match self.originate(stream, sender, &messages).await {
-            Ok((request, votes, local)) => {
-                self.count_stores(&stream.view, request, votes, local, all_copies).await
-            }
-            Err(refusal) => messages.iter().map(|_| Stored::NotStored(refusal)).collect(),
+        for _ in 0..SETS_MAX {
+            return match self.originate(stream, sender, &messages).await {
+                Ok((request, votes, local)) => {
+                    self.count_stores(&stream.view, request, votes, local, all_copies).await
+                }
+                // Somebody subscribed meanwhile: filters are evaluated anew.
+                Err(Refusal::StaleSet) => continue,
+                Err(refusal) => messages.iter().map(|_| Stored::NotStored(refusal)).collect(),
+            };
         }
+        messages.iter().map(|_| Stored::NotStored(Refusal::StaleSet)).collect()
     }
 
     async fn originate(
@@ -142,12 +150,15 @@ impl Coordinator {
         let bytes = plain.iter().map(|p| p.len() + ROW_BYTES).sum();
         let dots: Vec<Option<Dot>> = messages.iter().map(|m| m.named).collect();
         let admission = replica.admit(WriteClass::Growth, bytes)?;
-        let matched = Vec::<Vec<SubscriptionId>>::new();
+        let set = cell.decide(|state| state.is_topic().then(|| state.set().clone()));
+        let set_version = set.as_ref().map_or(0, |set| set.version);
+        let wanted = |m: &Outgoing| set.as_ref().map_or_else(Vec::new, |s| s.matched(&m.content));
+        let matched: Vec<Vec<SubscriptionId>> = messages.iter().map(wanted).collect();
         let (op, votes, ticket) =
             replica.originate(&cell, stream.header(), admission, &dots, |i, dot, hlc| {
-                let matched = matched.get(i).cloned().unwrap_or_default();
+                let matched = matched[i].clone();
                 let header = self.head(stream, sender, &messages[i], &plain[i], (dot, hlc));
-                self.seal_message(stream, Header { matched, ..header }, &plain[i])
+                self.seal_message(stream, Header { matched, set_version, ..header }, &plain[i])
             })?;
         let local = {
             let (replica, votes) = (replica.clone(), votes.clone());
@@ -165,10 +176,7 @@ impl Coordinator {
         (dot, hlc): (Dot, Hlc),
     ) -> Header {
         let mac = content_mac(&stream.key, &[plain, &sender.id.0, &message.times_given]);
-        let group = message.content.group.as_ref().map(|group| {
-            let hash = content_mac(&stream.key, &[b"group", group.as_bytes()]);
-            GroupHash(hash[..16].try_into().expect("16 of 32 bytes"))
-        });
+        let group = self.group_hash(stream, &message.content);
         Header {
             dot,
             sender: sender.id,
@@ -183,6 +191,18 @@ impl Coordinator {
             set_version: 0,
             matched: Vec::new(),
         }
+    }
+
+    pub(super) fn group_hash(&self, stream: &StreamRef, content: &Content) -> Option<GroupHash> {
+        let group = content.group.as_ref()?;
+        let hash = content_mac(&stream.key, &[b"group", group.as_bytes()]);
+        Some(GroupHash(hash[..16].try_into().expect("16 of 32 bytes")))
+    }
+
+    /// What makes a copy the same copy: the content, its sender and its times.
+    pub(super) fn copy_mac(&self, stream: &StreamRef, plain: &[u8], source: &Header) -> [u8; 32] {
+        let times = source.ttl_ms.to_le_bytes();
+        content_mac(&stream.key, &[b"copy", plain, &source.sender.0, &times])
     }
 
     pub(super) fn seal_message(

@@ -137,9 +137,12 @@ impl StreamCell {
         let (ready, doomed, next) = self.decide(|stream| {
             let mut ready = Vec::new();
             let mut doomed = false;
+            let is_topic = stream.is_topic();
             for id in stream.readers() {
-                ready.push((id, stream.wake(id, now_ms)));
-                doomed |= stream.has_doomed(id);
+                let count = stream.wake(id, now_ms);
+                ready.push((id, count));
+                // Of a topic's readers some are links: what is due there is for the broker.
+                doomed |= stream.has_doomed(id) || (is_topic && count > 0);
             }
             (ready, doomed, stream.next_wake_ms())
         });

@@ -27,6 +27,7 @@ pub use loading::{Loaded, LoadedReader};
 pub use reader::{Mark, Standing};
 pub use storing::Bounds;
 
+use super::filter::matches;
 use super::lease::{Attempt, Rules};
 use super::op::{Change, Closes, Refusal, Seal};
 use super::record::Filter;
@@ -34,6 +35,7 @@ use crate::base::hlc::Hlc;
 use crate::base::ids::{Boot, NodeId, SubscriptionId};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
+use crate::message::envelope::Content;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use identities::Identities;
@@ -115,6 +117,17 @@ pub struct SubscriptionSet {
     pub version: u64,
     /// What each wants.
     pub filters: BTreeMap<SubscriptionId, Filter>,
+}
+
+impl SubscriptionSet {
+    /// The readers that want a message.
+    #[must_use]
+    pub fn matched(&self, content: &Content) -> Vec<SubscriptionId> {
+        let wants = |(id, filter): (&SubscriptionId, &Filter)| {
+            matches(filter, content.routing_key.as_deref(), &content.attributes).then_some(*id)
+        };
+        self.filters.iter().filter_map(wants).collect()
+    }
 }
 
 /// What is persisted of a stream beside its messages and readers.
