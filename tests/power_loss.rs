@@ -112,7 +112,7 @@ impl Load {
 }
 
 async fn caller(broker: &Broker, token: &str) -> Caller {
-    let caller = broker.authenticate_bearer(token).expect("the session survived");
+    let caller = broker.authenticate_bearer(token, HERE).expect("the session survived");
     assert!(matches!(caller.credential, Credential::Session { .. }));
     caller
 }

@@ -4,6 +4,7 @@
 use super::httpd::in_flight::InFlight;
 use super::problem::{self, Problem};
 use super::scope::{Here, Scope};
+use super::spec::operations::Operation;
 use crate::broker::Caller;
 use crate::broker::refusal::Refusal;
 use base64::Engine as _;
@@ -94,9 +95,9 @@ async fn authenticate(request: &Request, here: &Here) -> Result<Option<Caller>, 
     };
     let broker = &here.app.broker;
     let checked = match credentials {
-        Some(Credentials::Bearer(token)) => broker.authenticate_bearer(&token),
+        Some(Credentials::Bearer(token)) => broker.authenticate_bearer(&token, here.origin()),
         Some(Credentials::Basic { name, password }) => {
-            broker.authenticate_basic(&name, &password, here.address).await
+            broker.authenticate_basic(&name, &password, here.origin()).await
         }
         None => Err(Refusal::Unauthenticated),
     };
@@ -106,6 +107,11 @@ async fn authenticate(request: &Request, here: &Here) -> Result<Option<Caller>, 
         other => other,
     })?;
     let _ = here.user.set(caller.name.to_string());
+    if caller.scopes().is_some() && !here.operation.is_some_and(Operation::takes_scoped_keys) {
+        return Err(
+            Refusal::OutOfScope { needs: "users, sessions, API keys, administration" }.into()
+        );
+    }
     Ok(Some(caller))
 }
 

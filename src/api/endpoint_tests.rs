@@ -144,7 +144,7 @@ async fn bodies_are_checked() {
         (login(""), 400, "malformed", ""),
         (login("{}"), 422, "validation", "username"),
         (
-            login(r#"{"username": "a", "password": "b", "bind_ip": true}"#),
+            login(r#"{"username": "a", "password": "b", "bind_ip": 1}"#),
             422,
             "validation",
             "bind_ip",

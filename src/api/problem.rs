@@ -215,6 +215,7 @@ impl From<Refusal> for Problem {
             Refusal::Forbidden { needs } => {
                 Self::new(codes::FORBIDDEN, format!("this needs the right or role `{needs}`"))
             }
+            Refusal::OutOfScope { .. } => Self::new(codes::FORBIDDEN, refusal.to_string()),
             Refusal::NotOwner { what } => {
                 let detail = format!("only the owner of this {what} or an administrator may");
                 Self::new(codes::NOT_OWNER, detail)

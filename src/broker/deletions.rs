@@ -66,9 +66,12 @@ impl Broker {
                 Err(Refusal::PreconditionFailed) if if_match.is_none() => {}
                 Err(refusal) => return Err(refusal),
                 Ok(deleted) => {
-                    tracing::info!(
-                        target: "audit", event = "delete_queue", queue = %name, by = %by.name, ?messages
-                    );
+                    let detail = match messages {
+                        Messages::Discard => "messages=discard",
+                        Messages::Drain => "messages=drain",
+                        Messages::Refuse => "messages=refuse",
+                    };
+                    by.note("delete_queue", ("queue", name.as_str()), detail);
                     return Ok(deleted);
                 }
             }

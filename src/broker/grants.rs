@@ -4,7 +4,7 @@
 use super::changes::Step;
 use super::cursors::{List, page_limit};
 use super::queues::{live_queue, queue_key};
-use super::rights::{queue_name, right_name};
+use super::rights::{ON_QUEUES, queue_name, right_name, right_words};
 use super::users::user_in_path;
 use super::{Answer, Broker, Caller, Page, Refusal};
 use crate::base::limits::GRANTS_PER_OBJECT_MAX;
@@ -53,15 +53,12 @@ impl Broker {
         by: &Caller,
         queue: &str,
         username: &str,
-        rights: BTreeSet<Right>,
+        rights: impl IntoIterator<Item = Right>,
     ) -> Answer<Grant> {
         let name = queue_name(queue)?;
-        if rights.is_empty() {
-            let message = "a grant gives at least one right; to take all, delete it";
-            return Err(Refusal::invalid("rights", "length", message));
-        }
+        let rights = granted(rights, &ON_QUEUES, "queue")?;
         let grantee_name = grantee_name(by, username)?;
-        let words = rights.iter().map(|right| right_name(*right)).collect::<Vec<_>>().join(",");
+        let words = right_words(&rights);
         let grant = Grant {
             rights,
             granted_by: by.name.to_string(),
@@ -81,10 +78,8 @@ impl Broker {
             Ok(Step::Write(self.changed_queue(latest, next)))
         };
         self.alter(&queue_key(&name), rule).await?;
-        tracing::info!(
-            target: "audit", event = "grant", queue = %name, user = grant.grantee_name,
-            rights = words, by = %by.name,
-        );
+        let detail = format!("user={} rights={words}", grant.grantee_name);
+        by.note("grant", ("queue", name.as_str()), &detail);
         Ok(grant)
     }
 
@@ -95,21 +90,24 @@ impl Broker {
     pub async fn delete_grant(&self, by: &Caller, queue: &str, username: &str) -> Answer<()> {
         let name = queue_name(queue)?;
         let username = grantee_name(by, username)?;
+        let mut was_there = false;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, queue) = live_queue(latest)?;
             self.require_owner(by, queue)?;
             let grantee = self.grantee(&username)?;
             if !queue.grants.contains_key(&grantee) {
+                was_there = false;
                 return Ok(Step::Keep(Arc::clone(latest)));
             }
             let mut next = self.without_dead_grants(queue);
             next.grants.remove(&grantee);
+            was_there = true;
             Ok(Step::Write(self.changed_queue(latest, next)))
         };
         self.alter(&queue_key(&name), rule).await?;
-        tracing::info!(
-            target: "audit", event = "revoke", queue = %name, user = username, by = %by.name,
-        );
+        if was_there {
+            by.note("revoke", ("queue", name.as_str()), &format!("user={username}"));
+        }
         Ok(())
     }
 
@@ -135,6 +133,27 @@ impl Broker {
             Grantee::User(id) => self.catalog.user_by_id(id).is_some(),
         }
     }
+}
+
+/// The rights of a grant, if they are those of the object's kind.
+fn granted(
+    rights: impl IntoIterator<Item = Right>,
+    fitting: &[Right],
+    kind: &'static str,
+) -> Answer<BTreeSet<Right>> {
+    let mut set = BTreeSet::new();
+    for (index, right) in rights.into_iter().enumerate() {
+        if !fitting.contains(&right) {
+            let message = format!("there is no right to {} on a {kind}", right_name(right));
+            return Err(Refusal::invalid(&format!("rights[{index}]"), "kind", message));
+        }
+        set.insert(right);
+    }
+    if set.is_empty() {
+        let message = "a grant gives at least one right; to take all, delete it";
+        return Err(Refusal::invalid("rights", "length", message));
+    }
+    Ok(set)
 }
 
 /// The grantee's name from the path; `me` is the caller.
@@ -212,6 +231,10 @@ mod tests {
         assert_eq!(put("x", "eva", rights()).await, Err(Refusal::QueueNotFound));
         assert_eq!(put("q", "nobody", rights()).await, Err(Refusal::UserNotFound));
         assert_eq!(fault(&put("q", "eva", set(&[])).await.unwrap_err()), "rights");
+        let of_topics = vec![Right::Browse, Right::Publish, Right::Subscribe];
+        let refused = broker.put_grant(&ana, "q", "eva", of_topics).await.unwrap_err();
+        assert_eq!(fault(&refused), "rights[1]");
+        broker.put_grant(&ana, "q", "eva", ON_QUEUES).await.unwrap();
         assert_eq!(fault(&put("q", "not a name", rights()).await.unwrap_err()), "path.username");
         assert_eq!(fault(&put("no/queue", "eva", rights()).await.unwrap_err()), "path.queue");
         let delete = |queue, username| broker.delete_grant(&ana, queue, username);

@@ -7,10 +7,12 @@
 //! `replication`.
 
 pub mod api_keys;
+mod audit;
 mod basic_cache;
 mod changes;
 mod cursors;
 pub mod deletions;
+mod first_admin;
 pub mod grants;
 pub mod queues;
 mod rates;
@@ -31,7 +33,7 @@ pub use queues::QueueChange;
 pub use receive::{ReceiveRequest, ReceivedMessage};
 pub use refusal::{Difference, Fault, Outcome, Refusal};
 pub use send::{Durability, OutgoingMessage, SendResult, SendStatus};
-pub use sessions::NewSession;
+pub use sessions::{NewSession, Terms};
 pub use settle::{Action, Lease, Settlement, Verdict};
 pub use users::{Owned, UserPatch};
 
@@ -40,7 +42,7 @@ use crate::base::limits;
 use crate::base::names::UserName;
 use crate::base::seams::{Clock, Rng};
 use crate::metadata::{Catalog, ChangeError, Registers};
-use crate::protocol::record::{Queue, Record, RecordKey};
+use crate::protocol::record::{Queue, Record, RecordKey, Right};
 use crate::replication::coordinator::{Coordinator, StreamRef};
 use crate::security::{Keys, Passwords, ReceiptSealer};
 use base64::Engine as _;
@@ -180,6 +182,35 @@ pub struct Caller {
     pub admin: bool,
     /// How it was authenticated.
     pub credential: Credential,
+    /// Where its request comes from.
+    pub origin: Origin,
+}
+
+impl Caller {
+    /// All that the caller's credential lets it do; `None`: it is not limited.
+    #[must_use]
+    pub fn scopes(&self) -> Option<&BTreeSet<Right>> {
+        match &self.credential {
+            Credential::ApiKey { scopes, .. } => scopes.as_ref(),
+            Credential::Session { .. } | Credential::Password => None,
+        }
+    }
+}
+
+/// Where a request comes from: for limits and for the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address.
+    pub address: IpAddr,
+    /// What the request is called in answers and in the log.
+    pub request_id: Arc<str>,
+}
+
+impl From<IpAddr> for Origin {
+    /// A call from within, that has no request.
+    fn from(address: IpAddr) -> Self {
+        Self { address, request_id: "-".into() }
+    }
 }
 
 /// What a caller was authenticated by.
@@ -196,6 +227,8 @@ pub enum Credential {
     ApiKey {
         /// Its public name.
         id: ApiKeyId,
+        /// All that it lets its user do; `None`: it is not limited.
+        scopes: Option<BTreeSet<Right>>,
     },
     /// Name and password, with the request.
     Password,

@@ -2,7 +2,7 @@
 
 use super::changes::Step;
 use super::cursors::{List, page_limit};
-use super::rights::queue_name;
+use super::rights::{queue_name, require_scope};
 use super::users::user_in_path;
 use super::{Answer, Broker, Caller, Difference, Entry, Fault, Page, Refusal, check_if_match};
 use crate::base::ids::{Generation, UserId};
@@ -35,7 +35,7 @@ impl Broker {
     /// settings that are given. Answers whether it was made.
     ///
     /// # Errors
-    /// `Invalid`, `NameTaken`, `ConfigDiffers`, `Draining`, `Quota`, `Overloaded`,
+    /// `Invalid`, `OutOfScope`, `NameTaken`, `ConfigDiffers`, `Draining`, `Quota`, `Overloaded`,
     /// `NotEnoughReplicas`.
     pub async fn put_queue(
         &self,
@@ -44,6 +44,7 @@ impl Broker {
         given: QueueChange,
     ) -> Answer<(bool, Entry<Queue>)> {
         let name = queue_name(name)?;
+        require_scope(by, Right::Manage)?;
         given.check()?;
         let mut created = false;
         let rule = |latest: Option<&Arc<Record>>| match latest {
@@ -63,6 +64,9 @@ impl Broker {
             self.delete_owned_queue(&name, &record).await?;
             return Err(Refusal::Unauthenticated);
         }
+        if created {
+            by.note("create_queue", ("queue", name.as_str()), "");
+        }
         Ok((created, entry(&name, record)?))
     }
 
@@ -74,7 +78,7 @@ impl Broker {
         let (name, record) = self.queue_named(name)?;
         let entry = entry(&name, record)?;
         if self.rights_on(by, &entry.value).is_empty() {
-            return Err(Refusal::Forbidden { needs: "send, receive or manage" });
+            return Err(Refusal::Forbidden { needs: "send, receive, browse or manage" });
         }
         Ok(entry)
     }
@@ -126,6 +130,7 @@ impl Broker {
     ) -> Answer<Entry<Queue>> {
         let name = queue_name(name)?;
         change.check()?;
+        let mut changed = false;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, queue) = live_queue(latest)?;
             self.require(by, queue, Right::Manage)?;
@@ -135,13 +140,17 @@ impl Broker {
                 return Err(Refusal::invalid("replicas", "immutable", message));
             }
             let config = change.over(queue.config.clone());
-            if config == queue.config {
+            changed = config != queue.config;
+            if !changed {
                 return Ok(Step::Keep(Arc::clone(latest)));
             }
             let next = Queue { config, ..queue.clone() };
             Ok(Step::Write(self.changed_queue(latest, next)))
         };
         let record = self.alter(&queue_key(&name), rule).await?;
+        if changed {
+            by.note("update_queue", ("queue", name.as_str()), "");
+        }
         entry(&name, record)
     }
 

@@ -15,6 +15,12 @@ pub enum Refusal {
         /// The right, or who may.
         needs: &'static str,
     },
+    /// The caller came by an API key whose scopes leave this out.
+    #[error("the API key is limited to its scopes, which do not cover: {needs}")]
+    OutOfScope {
+        /// The right, or what no key with scopes reaches.
+        needs: &'static str,
+    },
     /// Only owner or administrator may.
     #[error("only the owner of the {what} or an administrator may do this")]
     NotOwner {

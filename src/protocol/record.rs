@@ -166,6 +166,21 @@ pub struct User {
     pub created_ms: u64,
     /// Wall time of the last change, in ms.
     pub updated_ms: u64,
+    /// Rises with each change that ends the user's sessions, in the same version: those that began
+    /// before are over whether or not their own records are gone already.
+    pub sessions_epoch: u64,
+    /// The session of an earlier epoch that goes on: a new password was set by it.
+    pub spared: Option<SessionId>,
+}
+
+impl User {
+    /// Whether a session is this user's and not ended by a change of the user. A session of a later
+    /// epoch than the user's is good: this version of the user is the one that is late.
+    #[must_use]
+    pub fn keeps(&self, session: &Session) -> bool {
+        let goes_on = session.epoch >= self.sessions_epoch || self.spared == Some(session.id);
+        session.user == self.id && goes_on
+    }
 }
 
 impl std::fmt::Debug for User {
@@ -190,6 +205,10 @@ pub struct Session {
     pub expires_ms: u64,
     /// The address that logged in.
     pub address: String,
+    /// The user's epoch of sessions at the login.
+    pub epoch: u64,
+    /// It is good from `address` alone.
+    pub bound: bool,
 }
 
 /// An API key: its secret is known to the client alone.
@@ -207,9 +226,12 @@ pub struct ApiKey {
     pub created_ms: u64,
     /// Wall time of its end, in ms; `None`: it has none.
     pub expires_ms: Option<u64>,
+    /// It gives no other rights than these, and leaves identities alone; `None`: it gives all that
+    /// its user has.
+    pub scopes: Option<BTreeSet<Right>>,
 }
 
-/// A right on an object.
+/// A right on an object. Only appended to: the numbers are persisted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum Right {
     /// Send into it.
@@ -218,6 +240,18 @@ pub enum Right {
     Receive,
     /// Change its settings.
     Manage,
+    /// Look at its messages and take none.
+    Browse,
+    /// Publish on it.
+    Publish,
+    /// Subscribe to it.
+    Subscribe,
+}
+
+impl Right {
+    /// All there are, of all kinds of objects.
+    pub const ALL: [Self; 6] =
+        [Self::Send, Self::Receive, Self::Browse, Self::Publish, Self::Subscribe, Self::Manage];
 }
 
 /// Who holds a grant.

@@ -1,6 +1,6 @@
 //! Queues.
 
-use super::grants::Right;
+use super::grants::{Right, rights};
 use super::scalars::Time;
 use super::validate::{Bound, Faults, Rule, Validate, bound};
 use super::{page, present};
@@ -95,7 +95,7 @@ impl QueueView {
             created_at: Time(queue.created_ms),
             updated_at: Time(queue.updated_ms),
             etag: broker::etag(&entry.record),
-            my_rights: broker.rights_on(by, queue).into_iter().map(Right::from).collect(),
+            my_rights: rights(broker.rights_on(by, queue)),
             config: queue.config.clone().into(),
             name: entry.name,
         }

@@ -55,10 +55,11 @@ const SESSION: &str = r#"{"session_id": "c2Vzc2lvbl9vZl9hbGljZQ", "username": "a
     "created_at": "2026-01-02T03:04:05.678Z", "expires_at": "2026-01-02T15:04:05.678Z",
     "address": "127.0.0.1", "current": true}"#;
 const API_KEY: &str = r#"{"api_key_id": "YXBpX2tleV9vZl9hbGljZQ", "name": "laptop",
+    "scopes": ["send", "receive", "browse", "publish", "subscribe", "manage"], "limited": false,
     "created_at": "2026-01-02T03:04:05.678Z"}"#;
 const QUEUE: &str = r#"{"name": "orders", "owner": "alice", "state": "live",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
-    "etag": "MQ", "my_rights": ["send", "receive", "manage"],
+    "etag": "MQ", "my_rights": ["send", "receive", "browse", "manage"],
     "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3}}"#;
 const GRANT: &str = r#"{"username": "*", "rights": ["send", "receive"], "granted_by": "alice",
     "granted_at": "2026-01-02T03:04:05.678Z"}"#;
@@ -76,7 +77,9 @@ pub fn answer(schema: &str) -> Option<String> {
             .to_owned(),
         "SessionPage" => page(SESSION),
         "ApiKeyCreated" => r#"{"api_key_id": "YXBpX2tleV9vZl9hbGljZQ", "name": "laptop",
-            "secret": "ttk_bm90X2FfcmVhbF9rZXk", "created_at": "2026-01-02T03:04:05.678Z"}"#
+            "secret": "ttk_bm90X2FfcmVhbF9rZXk",
+            "scopes": ["send", "receive", "browse", "publish", "subscribe", "manage"],
+            "limited": false, "created_at": "2026-01-02T03:04:05.678Z"}"#
             .to_owned(),
         "ApiKeyPage" => page(API_KEY),
         "QueueView" => QUEUE.to_owned(),

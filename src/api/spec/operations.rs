@@ -96,6 +96,7 @@ impl Operation {
             (true, &[codes::INTERNAL, codes::OVERLOADED]),
             (self.is_versioned(), &[codes::VALIDATION, codes::NOT_ENOUGH_REPLICAS]),
             (!self.needs.is_public(), &[codes::UNAUTHENTICATED, codes::RATE_LIMITED]),
+            (self.may_refuse_scopes(), &[codes::FORBIDDEN]),
             (self.body, BODY_CODES),
         ];
         kinds.iter().any(|(of_kind, codes)| *of_kind && codes.contains(&code))
@@ -128,6 +129,19 @@ impl Operation {
     #[must_use]
     pub fn is_private(&self) -> bool {
         !matches!(self.needs, Needs::Nobody | Needs::OpenRegistration)
+    }
+
+    /// Whether an API key with scopes gets so far at all: what is about messages, not about
+    /// identities and the node. What is new is not, until it is named here.
+    #[must_use]
+    pub fn takes_scoped_keys(&self) -> bool {
+        matches!(self.tag, "queues" | "messages")
+    }
+
+    /// Whether an API key with scopes may be refused: everywhere but where credentials are not
+    /// looked at, and in lists, which show less.
+    fn may_refuse_scopes(&self) -> bool {
+        self.needs != Needs::Nobody && self.id != "list_queues"
     }
 
     /// Whether it changes nothing.

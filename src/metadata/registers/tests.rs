@@ -31,6 +31,8 @@ fn user(id: u8, admin: bool) -> Value {
         disabled: false,
         created_ms: 1,
         updated_ms: 1,
+        sessions_epoch: 4,
+        spared: None,
     })
 }
 
@@ -54,6 +56,8 @@ fn session(id: u8, owner: u8, created_ms: u64, expires_ms: u64) -> Value {
         created_ms,
         expires_ms,
         address: String::new(),
+        epoch: 4,
+        bound: false,
     })
 }
 
@@ -65,6 +69,7 @@ fn api_key(owner: u8, expires_ms: Option<u64>) -> Value {
         name: "ci".into(),
         created_ms: 1,
         expires_ms,
+        scopes: None,
     })
 }
 
