@@ -55,13 +55,15 @@ codes! {
     SESSION_NOT_FOUND = "session-not-found", 404, "No such session";
     API_KEY_NOT_FOUND = "api-key-not-found", 404, "No such API key";
     QUEUE_NOT_FOUND = "queue-not-found", 404, "No such queue";
+    TOPIC_NOT_FOUND = "topic-not-found", 404, "No such topic";
+    SUBSCRIPTION_NOT_FOUND = "subscription-not-found", 404, "No such subscription";
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "The route does not take this method";
     BODY_TIMEOUT = "body-timeout", 408, "The body did not arrive in time", retry;
     NAME_TAKEN = "name-taken", 409, "The name is taken";
     CONFIG_DIFFERS = "config-differs", 409, "It exists with other settings";
     LEASE_LOST = "lease-lost", 409, "The lease has ended and another may have begun";
-    NOT_EMPTY = "not-empty", 409, "The queue is not empty";
-    STILL_OWNS = "still-owns", 409, "The user still owns queues";
+    NOT_EMPTY = "not-empty", 409, "The queue or topic is not empty";
+    STILL_OWNS = "still-owns", 409, "The user still owns queues or topics";
     DRAINING = "draining", 409, "The queue is being drained";
     PRECONDITION_FAILED = "precondition-failed", 412, "It has changed since it was read";
     TOO_LARGE = "too-large", 413, "The body or a message is too large";

@@ -77,6 +77,9 @@ fn the_document_and_the_checks_agree_on_every_bound() {
     check::<sessions::SessionRequest>(&json!({ "username": "alice", "password": "x" }));
     check::<api_keys::ApiKeyRequest>(&json!({ "name": "laptop", "scopes": ["send"] }));
     check::<queues::QueueConfig>(&json!({}));
+    check::<topics::TopicConfig>(&json!({}));
+    check::<subscriptions::SubscriptionConfig>(&json!({}));
+    check::<subscriptions::SubscriptionFilter>(&json!({}));
     check::<messages::SendRequest>(&json!({ "messages": [{ "body": "a" }] }));
     check::<messages::OutgoingMessage>(&json!({ "body": "a" }));
     check::<messages::ReceiveRequest>(&json!({}));
