@@ -272,7 +272,7 @@ impl Broker {
         }
     }
 
-    async fn finish_deletions(&self) {
+    pub(super) async fn finish_deletions(&self) {
         for (key, record) in self.catalog.sealed() {
             let completed = match key.kind {
                 Kind::Queue => self.complete::<Queue>(&key, &record).await,

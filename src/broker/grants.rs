@@ -299,7 +299,7 @@ mod tests {
         let of_topics = vec![Right::Browse, Right::Publish, Right::Subscribe];
         let refused = broker.put_grant(&ana, "q", "eva", of_topics).await.unwrap_err();
         assert_eq!(fault(&refused), "rights[1]");
-        broker.put_grant(&ana, "q", "eva", ON_QUEUES).await.unwrap();
+        broker.put_grant(&ana, "q", "eva", Queue::RIGHTS.iter().copied()).await.unwrap();
         assert_eq!(fault(&put("q", "not a name", rights()).await.unwrap_err()), "path.username");
         assert_eq!(fault(&put("no/queue", "eva", rights()).await.unwrap_err()), "path.queue");
         let delete = |queue, username| broker.delete_grant(&ana, queue, username);

@@ -207,7 +207,7 @@ mod tests {
         let second = Caller { admin: true, ..second };
         broker.put_queue(&admin, "q", QueueChange::default()).await.unwrap();
         let queue = broker.queue_named("q").unwrap().1.queue().unwrap().clone();
-        assert_eq!(broker.rights_on(&second, &queue).len(), ON_QUEUES.len());
+        assert_eq!(broker.rights_on(&second, &queue).len(), Queue::RIGHTS.len());
         let session = log_in(&broker, "ana").await;
         assert!(broker.is_current(&session));
         let demote = UserPatch { admin: Some(false), ..UserPatch::default() };
