@@ -564,12 +564,13 @@ def rights(client, alice, bob, carol):
         if "{queue}" in operation.path and "queue-not-found" in operation.codes(404):
             path = path_of(operation, queue="missing")
             client.problem("queue-not-found", method, path, value, alice)
-        if "{queue}" in operation.path and operation.may("forbidden"):
+        lacking = operation.may("forbidden") and not operation.may("not-owner")
+        if lacking and operation.may("queue-not-found"):
             client.problem("forbidden", method, path_of(operation), value, carol)
         if operation.may("not-owner"):
             client.problem("not-owner", method, path_of(operation), value, bob)
             client.problem("not-owner", method, path_of(operation), value, carol)
-        if "users" in operation.path and operation.may("forbidden"):
+        if operation.id in ("get_user", "update_user", "delete_user", "list_users"):
             for name in ("alice", "nobody"):
                 path = path_of(operation, username=name)
                 client.problem("forbidden", method, path, value, bob)
@@ -581,12 +582,32 @@ def rights(client, alice, bob, carol):
             stale = {"if-match": '"stale"'}
             value = {} if value else None
             client.problem("precondition-failed", method, path, value, alice, headers=stale)
+    scopes(client, alice)
     client.problem("name-taken", "PUT", "/v1/queues/orders", {}, carol)
     client.problem("validation", "PATCH", "/v1/users/bob", {"roles": [None]}, alice)
     client.problem("validation", "PATCH", "/v1/users/bob", {"roles": ["owner"]}, alice)
     client.problem("forbidden", "PATCH", "/v1/users/bob", {"roles": ["admin"]}, bob)
     client.problem("forbidden", "PATCH", "/v1/users/alice", {"roles": []}, alice)
     client.problem("forbidden", "PATCH", "/v1/users/alice", {"disabled": True}, alice)
+
+
+def scopes(client, alice):
+    """Alice administers and owns the queue, but her key lets her browse it and nothing else."""
+    made = client.ok(201, "POST", "/v1/api-keys", {"name": "k", "scopes": ["browse"]}, alice).json
+    key = bearer(made["secret"])
+    if (made["scopes"], made["limited"]) != (["browse"], True):
+        differs(f"a key with the scope browse says {made}")
+    for operation in client.operations:
+        if operation.secured and operation.may("forbidden") and operation.id != "get_queue":
+            value = operation.example
+            client.problem("forbidden", operation.method, path_of(operation), value, key)
+    rights = client.ok(200, "GET", "/v1/queues/orders", auth=key).json["my_rights"]
+    if rights != ["browse"]:
+        differs(f"a key with the scope browse has the rights {rights}")
+    for wrong in ([], ["send", "send"], ["own"]):
+        value = {"name": "k", "scopes": wrong}
+        client.problem("validation", "POST", "/v1/api-keys", value, alice)
+    client.ok(204, "DELETE", f"/v1/api-keys/{made['api_key_id']}", auth=alice)
 
 
 def routes(client, auth):
@@ -681,7 +702,7 @@ def queues(client, alice, bob):
     client.problem("validation", "PATCH", "/v1/queues/orders", {"replicas": 1}, alice,
                    field="replicas")
     grants = "/v1/queues/orders/grants"
-    for wrong in ([], ["nonsense"], ["send", "send"], ["browse"], ["publish"], "send", [5], [None]):
+    for wrong in ([], ["nonsense"], ["send", "send"], ["publish"], ["send", "subscribe"], "send", [5], [None]):
         answer = client.problem("validation", "PUT", f"{grants}/bob", {"rights": wrong}, alice)
         fields = [e["field"] for e in (answer.json or {}).get("errors") or []]
         if not all(field.startswith("rights") for field in fields):

@@ -260,8 +260,9 @@ operations! {
         body [201 "The key with its secret, shown once."] [QUOTA] "";
     list_api_keys GET "/v1/api-keys" api_keys AnyUser;
         [200 "A page of your API keys."] [] "";
-    delete_api_key DELETE "/v1/api-keys/{api_key_id}" api_keys Own;
-        [204 "The key is gone."] [API_KEY_NOT_FOUND] "";
+    delete_api_key DELETE "/v1/api-keys/{api_key_id}" api_keys AnyUser;
+        [204 "The key is gone."] [API_KEY_NOT_FOUND]
+        "Your own alone: those of others are not found, not even by administrators.";
 
     put_queue PUT "/v1/queues/{queue}" queues AnyUser;
         body etag [200 "It exists and is as you want it.", 201 "It is created."]
