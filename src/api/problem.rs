@@ -234,6 +234,10 @@ impl From<Refusal> for Problem {
                 Self::new(codes::API_KEY_NOT_FOUND, "you have no such API key")
             }
             Refusal::QueueNotFound => Self::new(codes::QUEUE_NOT_FOUND, "there is no such queue"),
+            Refusal::TopicNotFound => Self::new(codes::TOPIC_NOT_FOUND, "there is no such topic"),
+            Refusal::SubscriptionNotFound => {
+                Self::new(codes::SUBSCRIPTION_NOT_FOUND, "the topic has no such subscription")
+            }
             other => from_state(other),
         }
     }
@@ -265,10 +269,11 @@ fn from_state(refusal: Refusal) -> Problem {
             "the lease has ended; nothing was recorded, and somebody else may have the message",
         ),
         Refusal::NotEmpty => {
-            Problem::new(codes::NOT_EMPTY, "the queue still has messages, leased ones counted")
+            Problem::new(codes::NOT_EMPTY, "it still has messages, leased ones counted")
         }
         Refusal::StillOwns { count } => {
-            let detail = format!("the user owns {count} queues; see the parameter `owned`");
+            let detail =
+                format!("the user owns {count} queues or topics; see the parameter `owned`");
             Problem::new(codes::STILL_OWNS, detail)
         }
         Refusal::Draining => {

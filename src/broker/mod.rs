@@ -14,6 +14,8 @@ mod cursors;
 pub mod deletions;
 mod first_admin;
 pub mod grants;
+pub mod objects;
+mod ownership;
 pub mod queues;
 mod rates;
 pub mod receipts;
@@ -22,10 +24,13 @@ pub mod refusal;
 pub mod rights;
 pub mod send;
 pub mod sessions;
+mod settings;
 pub mod settle;
 pub mod sources;
+pub mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod topics;
 mod upkeep;
 pub mod users;
 
@@ -39,6 +44,8 @@ pub use send::{Durability, OutgoingMessage, SendResult, SendStatus};
 pub use sessions::{NewSession, Terms};
 pub use settle::{Action, Lease, Settlement, Verdict};
 pub use sources::{Address, Source};
+pub use subscriptions::SubscriptionChange;
+pub use topics::TopicChange;
 pub use users::{Owned, UserPatch};
 
 use crate::base::ids::{ApiKeyId, Generation, SessionId, UserId};
@@ -46,12 +53,13 @@ use crate::base::limits;
 use crate::base::names::UserName;
 use crate::base::seams::{Clock, Rng};
 use crate::metadata::{Catalog, ChangeError, Registers};
-use crate::protocol::record::{Queue, Record, RecordKey, Right};
+use crate::protocol::record::{Record, RecordKey, Right};
 use crate::replication::coordinator::{Coordinator, StreamRef};
 use crate::security::{Keys, Passwords, ReceiptSealer};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use basic_cache::BasicCache;
+use objects::Object;
 use rates::Rates;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
@@ -154,13 +162,13 @@ impl Broker {
         self.catalog.count_users() == 0
     }
 
-    /// A queue's stream, as operations see it.
-    fn stream_of(&self, record: &Record, queue: &Queue) -> Answer<StreamRef> {
-        let replicas = usize::try_from(queue.config.replicas).unwrap_or(1);
+    /// The stream of a queue or a topic, as operations see it.
+    fn stream_of<T: Object>(&self, record: &Record, object: &T) -> Answer<StreamRef> {
+        let replicas = usize::try_from(object.replicas()).unwrap_or(1);
         let (generation, version) = (record.generation, record.version);
-        let stream = self.coordinator.stream(generation, version, &queue.data_key, replicas);
+        let stream = self.coordinator.stream(generation, version, object.data_key(), replicas);
         stream.ok_or_else(|| {
-            tracing::error!(stream = %generation, "the key of a queue does not unwrap");
+            tracing::error!(stream = %generation, kind = T::WORD, "a data key does not unwrap");
             Refusal::Internal
         })
     }

@@ -1,11 +1,9 @@
 //! Queues: their names, owners and settings.
 
 use super::changes::Step;
-use super::cursors::{List, page_limit};
 use super::rights::{queue_name, require_scope};
-use super::users::user_in_path;
 use super::{Answer, Broker, Caller, Difference, Entry, Fault, Page, Refusal, check_if_match};
-use crate::base::ids::{Generation, UserId};
+use crate::base::ids::Generation;
 use crate::base::limits::{
     LEASE_SECONDS_DEFAULT, LEASE_SECONDS_MAX, MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_MAX,
     QUEUES_PER_USER_MAX, REPLICAS_DEFAULT, REPLICAS_MAX,
@@ -96,24 +94,7 @@ impl Broker {
         cursor: Option<&str>,
         limit: i32,
     ) -> Answer<Page<Entry<Queue>>> {
-        let limit = page_limit(limit)?;
-        let owner_id = match owner {
-            Some(owner) => Some(self.owner_named(by, owner)?),
-            None => None,
-        };
-        // `me` is another list for every caller, and no owner is not the owner "".
-        let filter = owner_id.flatten().map_or([0; 16], |id| id.0);
-        let parts: [&[u8]; 4] =
-            [b"queues", &[u8::from(owner.is_some())], &filter, prefix.as_bytes()];
-        let list = List::new(&parts);
-        let after = list.after(&self.keys, cursor)?;
-        let found = match owner_id {
-            None => self.visible_queues(by, prefix, after.as_deref(), limit + 1),
-            Some(Some(id)) => self.visible_queues_of(by, id, prefix, after.as_deref(), limit + 1),
-            Some(None) => Vec::new(),
-        };
-        let name = |entry: &Entry<Queue>| entry.name.clone().into_bytes();
-        Ok(list.page(&self.keys, found, limit, name))
+        self.list_objects(by, owner, prefix, cursor, limit)
     }
 
     /// Changes settings that can be changed.
@@ -152,27 +133,6 @@ impl Broker {
             by.note("update_queue", ("queue", name.as_str()), "");
         }
         entry(&name, record)
-    }
-
-    /// Gives a queue another owner, unless it has another already or is gone.
-    pub(super) async fn transfer_queue(
-        &self,
-        name: &QueueName,
-        from: UserId,
-        to: UserId,
-    ) -> Answer<()> {
-        let rule = |latest: Option<&Arc<Record>>| {
-            let (latest, queue) = live_queue(latest)?;
-            if queue.owner != from {
-                return Ok(Step::Keep(Arc::clone(latest)));
-            }
-            let next = Queue { owner: to, ..queue.clone() };
-            Ok(Step::Write(self.changed_queue(latest, next)))
-        };
-        match self.alter(&queue_key(name), rule).await {
-            Ok(_) | Err(Refusal::QueueNotFound) => Ok(()),
-            Err(refusal) => Err(refusal),
-        }
     }
 
     /// The next version of a live queue.
@@ -215,55 +175,6 @@ impl Broker {
             updated_ms: now_ms,
         };
         Ok(Draft { generation, state: State::Live, value: Value::Queue(queue) })
-    }
-
-    fn owner_named(&self, by: &Caller, owner: &str) -> Answer<Option<UserId>> {
-        if owner == "me" {
-            return Ok(Some(by.user));
-        }
-        let name = user_in_path(owner).map_err(|refusal| match refusal {
-            Refusal::Invalid(faults) => Refusal::Invalid(
-                faults.into_iter().map(|it| Fault { field: "query.owner".into(), ..it }).collect(),
-            ),
-            other => other,
-        })?;
-        Ok(self.catalog.user(&name).and_then(|record| record.user().map(|user| user.id)))
-    }
-
-    fn visible_queues(
-        &self,
-        by: &Caller,
-        prefix: &str,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Vec<Entry<Queue>> {
-        let may_see = |_: &RecordKey, record: &Record| {
-            record.queue().is_some_and(|queue| !self.rights_on(by, queue).is_empty())
-        };
-        let found = self.catalog.page(Kind::Queue, prefix.as_bytes(), after, limit, &may_see);
-        let named = found.into_iter().filter_map(|(key, record)| {
-            let name = QueueName::parse(std::str::from_utf8(&key.name).ok()?).ok()?;
-            entry(&name, record).ok()
-        });
-        named.collect()
-    }
-
-    fn visible_queues_of(
-        &self,
-        by: &Caller,
-        owner: UserId,
-        prefix: &str,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Vec<Entry<Queue>> {
-        let wanted = |name: &QueueName| {
-            name.as_str().starts_with(prefix)
-                && after.is_none_or(|after| name.as_str().as_bytes() > after)
-        };
-        let owned = self.catalog.queues_of(owner).into_iter().filter(|(name, _)| wanted(name));
-        let entries = owned.filter_map(|(name, record)| entry(&name, record).ok());
-        let visible = entries.filter(|entry| !self.rights_on(by, &entry.value).is_empty());
-        visible.take(limit).collect()
     }
 }
 

@@ -42,6 +42,12 @@ pub enum Refusal {
     /// There is no such queue.
     #[error("there is no such queue")]
     QueueNotFound,
+    /// There is no such topic.
+    #[error("there is no such topic")]
+    TopicNotFound,
+    /// There is no such subscription.
+    #[error("there is no such subscription")]
+    SubscriptionNotFound,
     /// The name belongs to somebody else.
     #[error("the name of the {what} is taken")]
     NameTaken {
@@ -57,8 +63,8 @@ pub enum Refusal {
     /// The lease is over and another began.
     #[error("the lease is lost")]
     LeaseLost,
-    /// The queue still has messages.
-    #[error("the queue is not empty")]
+    /// The queue or topic still has messages.
+    #[error("it is not empty")]
     NotEmpty,
     /// The user still owns objects.
     #[error("the user still owns {count} objects")]

@@ -1,14 +1,12 @@
 //! Who may do what: denied unless said otherwise here.
 
+use super::objects::Object;
 use super::{Answer, Broker, Caller, Credential, Refusal};
+use crate::base::ids::UserId;
 use crate::base::names::QueueName;
-use crate::protocol::record::{Grantee, Queue, Record, Right, User};
+use crate::protocol::record::{Grantee, Record, Right, User};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-
-/// All rights on a queue: what its owner holds, and what a grant may give.
-pub(crate) const ON_QUEUES: [Right; 4] =
-    [Right::Send, Right::Receive, Right::Browse, Right::Manage];
 
 /// A right as the API writes it.
 #[must_use]
@@ -29,23 +27,29 @@ pub(super) fn right_words(rights: &BTreeSet<Right>) -> String {
 }
 
 impl Broker {
-    /// What the caller may do with a queue now: its owner and administrators everything, others
-    /// what grants say; of that what the scopes of its API key cover. Judged by the user's record of this moment, so that a long wait may ask
-    /// again [R45].
+    /// What the caller may do with a queue or a topic now: its owner and administrators everything,
+    /// others what grants say; of that what the scopes of its API key cover. Judged by the user's
+    /// record of this moment, so that a long wait may ask again [R45].
     #[must_use]
-    pub fn rights_on(&self, by: &Caller, queue: &Queue) -> BTreeSet<Right> {
-        let Some(admin) = self.enabled(by, |user| user.admin) else { return BTreeSet::new() };
-        let mut rights: BTreeSet<Right> = if admin || queue.owner == by.user {
-            ON_QUEUES.into()
-        } else {
-            let holders = [Grantee::Everyone, Grantee::User(by.user)];
-            let grants = holders.iter().filter_map(|holder| queue.grants.get(holder));
-            grants.flat_map(|grant| grant.rights.iter().copied()).collect()
-        };
+    pub fn rights_on<T: Object>(&self, by: &Caller, object: &T) -> BTreeSet<Right> {
+        let mut rights = self.rights_of(by.user, object);
         if let Some(scopes) = by.scopes() {
             rights.retain(|right| scopes.contains(right));
         }
         rights
+    }
+
+    /// The same of a user who is not calling: for what the broker does in somebody's name.
+    pub(crate) fn rights_of<T: Object>(&self, user: UserId, object: &T) -> BTreeSet<Right> {
+        let Some(admin) = self.enabled_user(user, |user| user.admin) else {
+            return BTreeSet::new();
+        };
+        if admin || object.owner() == user {
+            return T::RIGHTS.iter().copied().collect();
+        }
+        let holders = [Grantee::Everyone, Grantee::User(user)];
+        let grants = holders.iter().filter_map(|holder| object.grants().get(holder));
+        grants.flat_map(|grant| grant.rights.iter().copied()).collect()
     }
 
     /// Whether what the caller was authenticated by is still good: for waits that outlast it [R45].
@@ -74,7 +78,11 @@ impl Broker {
     }
 
     fn enabled<T>(&self, by: &Caller, ask: impl FnOnce(&User) -> T) -> Option<T> {
-        let (_, record) = self.catalog.user_by_id(by.user)?;
+        self.enabled_user(by.user, ask)
+    }
+
+    fn enabled_user<T>(&self, user: UserId, ask: impl FnOnce(&User) -> T) -> Option<T> {
+        let (_, record) = self.catalog.user_by_id(user)?;
         record.user().filter(|user| !user.disabled).map(ask)
     }
 
@@ -93,9 +101,9 @@ impl Broker {
     }
 
     /// Refuses when the caller lacks the right.
-    pub(crate) fn require(&self, by: &Caller, queue: &Queue, right: Right) -> Answer<()> {
+    pub(crate) fn require<T: Object>(&self, by: &Caller, object: &T, right: Right) -> Answer<()> {
         require_scope(by, right)?;
-        if self.rights_on(by, queue).contains(&right) {
+        if self.rights_on(by, object).contains(&right) {
             return Ok(());
         }
         Err(Refusal::Forbidden { needs: right_name(right) })
@@ -103,12 +111,17 @@ impl Broker {
 
     /// Refuses when the caller is neither the owner nor an administrator, or came by an API key
     /// that does not let it manage.
-    pub(crate) fn require_owner(&self, by: &Caller, queue: &Queue) -> Answer<()> {
+    pub(crate) fn require_owner<T: Object>(&self, by: &Caller, object: &T) -> Answer<()> {
         require_scope(by, Right::Manage)?;
-        match self.enabled(by, |user| user.admin) {
-            Some(admin) if admin || queue.owner == by.user => Ok(()),
-            _ => Err(Refusal::NotOwner { what: "queue" }),
+        if self.may_act_for(by, object.owner()) {
+            return Ok(());
         }
+        Err(Refusal::NotOwner { what: T::WORD })
+    }
+
+    /// Whether the caller is that user or administers, and is not disabled. Scopes are not asked.
+    pub(crate) fn may_act_for(&self, by: &Caller, owner: UserId) -> bool {
+        self.enabled(by, |user| user.admin).is_some_and(|admin| admin || owner == by.user)
     }
 
     /// Refuses when the caller is no administrator (any more).
@@ -150,6 +163,7 @@ mod tests {
     use super::*;
     use crate::broker::testing::*;
     use crate::broker::{QueueChange, UserPatch};
+    use crate::protocol::record::Queue;
 
     fn set(rights: &[Right]) -> BTreeSet<Right> {
         rights.iter().copied().collect()
@@ -164,7 +178,7 @@ mod tests {
         let third = user(&broker, "leo").await;
         broker.put_queue(&owner, "q", QueueChange::default()).await.unwrap();
         let queue = || broker.queue_named("q").unwrap().1.queue().unwrap().clone();
-        let all = set(&ON_QUEUES);
+        let all = set(Queue::RIGHTS);
         assert_eq!(broker.rights_on(&owner, &queue()), all);
         assert_eq!(broker.rights_on(&admin, &queue()), all);
         assert!(broker.rights_on(&other, &queue()).is_empty());
@@ -193,7 +207,7 @@ mod tests {
         let second = Caller { admin: true, ..second };
         broker.put_queue(&admin, "q", QueueChange::default()).await.unwrap();
         let queue = broker.queue_named("q").unwrap().1.queue().unwrap().clone();
-        assert_eq!(broker.rights_on(&second, &queue).len(), ON_QUEUES.len());
+        assert_eq!(broker.rights_on(&second, &queue).len(), Queue::RIGHTS.len());
         let session = log_in(&broker, "ana").await;
         assert!(broker.is_current(&session));
         let demote = UserPatch { admin: Some(false), ..UserPatch::default() };
@@ -244,7 +258,7 @@ mod tests {
         let key = scoped(&broker, &owner, &Right::ALL).await;
         broker.put_queue(&key, "q", QueueChange::default()).await.unwrap();
         let queue = broker.queue_named("q").unwrap().1.queue().unwrap().clone();
-        assert_eq!(broker.rights_on(&key, &queue), set(&ON_QUEUES));
+        assert_eq!(broker.rights_on(&key, &queue), set(Queue::RIGHTS));
         let of_admin = scoped(&broker, &admin, &Right::ALL).await;
         assert_eq!(broker.require_owner(&of_admin, &queue), Ok(()));
         assert!(broker.require_admin(&of_admin).is_err());

@@ -7,7 +7,6 @@ use super::{
     Answer, Broker, Caller, Credential, Entry, Fault, Origin, Page, Refusal, check_if_match,
 };
 use crate::base::ids::{Generation, SessionId, UserId};
-use crate::base::limits::QUEUES_PER_USER_MAX;
 use crate::base::names::UserName;
 use crate::metadata::Draft;
 use crate::protocol::record::{Kind, Record, RecordKey, State, User, Value};
@@ -30,7 +29,7 @@ pub struct UserPatch {
     pub disabled: Option<bool>,
 }
 
-/// What becomes of a deleted user's queues.
+/// What becomes of a deleted user's queues and topics. Its subscriptions go with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owned {
     /// While there are any, the user is not deleted.
@@ -212,9 +211,9 @@ impl Broker {
         let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
         let user = record.user().ok_or(Refusal::UserNotFound)?;
         check_if_match(if_match, &record)?;
-        // Now, so that no queue goes for a user who stays; and below, where the lock makes it sure.
+        // Now, so that nothing goes for a user who stays; and below, where the lock makes it sure.
         self.require_another_admin(user)?;
-        self.give_up_queues(&name, user, &owned).await?;
+        self.give_up_objects(&name, user, &owned).await?;
         let _admins = self.admins.lock().await;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, now) = live_user(latest)?;
@@ -229,8 +228,9 @@ impl Broker {
             Ok(Step::Write(free_draft(latest)))
         };
         self.alter(&user_key(&name), rule).await?;
-        // A queue may have come between: later ones are refused, as their owner is gone.
-        self.give_up_queues(&name, user, &Owned::Delete).await?;
+        // Something may have come between: later ones are refused, as their owner is gone.
+        self.give_up_objects(&name, user, &Owned::Delete).await?;
+        self.end_subscriptions_by(user.id).await?;
         by.note("delete_user", ("user", name.as_str()), "");
         let sessions = self.catalog.sessions_of(user.id);
         let api_keys = self.catalog.api_keys_of(user.id);
@@ -353,35 +353,6 @@ impl Broker {
         let ended = sessions.filter(|(_, it)| it.session().is_some_and(|it| !user.keeps(it)));
         self.free_all(ended.map(|(key, _)| key).collect()).await?;
         Ok(())
-    }
-
-    async fn give_up_queues(&self, name: &UserName, user: &User, owned: &Owned) -> Answer<()> {
-        let queues = self.catalog.queues_of(user.id);
-        match owned {
-            Owned::Refuse if queues.is_empty() => Ok(()),
-            Owned::Refuse => Err(Refusal::StillOwns { count: queues.len() }),
-            Owned::Delete => {
-                for (queue, record) in queues {
-                    self.delete_owned_queue(&queue, &record).await?;
-                }
-                Ok(())
-            }
-            Owned::Transfer(to) => {
-                if to == name {
-                    let message = "the new owner is the user to be deleted";
-                    return Err(Refusal::invalid("query.new_owner", "same", message));
-                }
-                let heir = self.catalog.user(to).ok_or(Refusal::UserNotFound)?;
-                let heir = heir.user().ok_or(Refusal::UserNotFound)?.id;
-                if self.catalog.count_queues_of(heir) + queues.len() > QUEUES_PER_USER_MAX {
-                    return Err(Refusal::Quota { what: "queues", limit: QUEUES_PER_USER_MAX });
-                }
-                for (queue, _) in queues {
-                    self.transfer_queue(&queue, user.id, heir).await?;
-                }
-                Ok(())
-            }
-        }
     }
 }
 

@@ -133,6 +133,55 @@ mod tests {
         })
     }
 
+    fn topic() -> Value {
+        let grant = Grant {
+            rights: BTreeSet::from([Right::Publish, Right::Subscribe]),
+            granted_by: "ana".into(),
+            granted_ms: 1_500,
+            grantee_name: "*".into(),
+        };
+        Value::Topic(Topic {
+            owner: UserId([2; 16]),
+            config: TopicConfig {
+                max_message_bytes: 1_024,
+                replicas: 3,
+                retention_seconds: 60,
+                dedup_seconds: 600,
+                max_bytes: 5,
+            },
+            ending: Ending::Discard,
+            data_key: vec![9, 8, 7],
+            grants: BTreeMap::from([(Grantee::Everyone, grant)]),
+            created_ms: 1_000,
+            updated_ms: 2_000,
+        })
+    }
+
+    fn subscription() -> Value {
+        Value::Subscription(Subscription {
+            topic: Generation([3; 16]),
+            owner: UserId([2; 16]),
+            config: SubscriptionConfig {
+                lease_seconds: 30,
+                max_failures: 10,
+                backoff_min_seconds: 1,
+                backoff_max_seconds: 600,
+                max_in_flight: 120_000,
+                dead_letter: Some("dead".into()),
+                paused: true,
+            },
+            filter: Filter {
+                routing_key: Some("a.#".into()),
+                attributes: BTreeMap::from([("k".into(), "v".into())]),
+            },
+            start: Start::Earliest,
+            deliver_to: Some(Target { name: "orders".into(), generation: Generation([7; 16]) }),
+            phase: Phase::Active,
+            created_ms: 1_000,
+            updated_ms: 2_000,
+        })
+    }
+
     fn record(state: State, value: Value) -> Record {
         Record { generation: Generation([1; 16]), version: 300, state, value }
     }
@@ -146,6 +195,8 @@ mod tests {
             (Kind::ApiKey, State::Live, api_key(), API_KEY),
             (Kind::Queue, State::Sealed, queue(), QUEUE),
             (Kind::FirstAdmin, State::Live, Value::FirstAdmin(UserId([2; 16])), FIRST_ADMIN),
+            (Kind::Topic, State::Sealed, topic(), TOPIC),
+            (Kind::Subscription, State::Live, subscription(), SUBSCRIPTION),
             (Kind::User, State::Free, Value::Nothing, FREE),
         ];
         for (kind, state, value, golden) in cases {
@@ -201,5 +252,10 @@ mod tests {
         06060606060606060606060602010203616e61dc0b03657661e807d00f";
     const FIRST_ADMIN: &str =
         "01010101010101010101010101010101ac02000502020202020202020202020202020202";
+    const TOPIC: &str = "01010101010101010101010101010101ac0201060202020202020202020202020202020280100678\
+        b0090a0303090807010002040503616e61dc0b012ae807d00f";
+    const SUBSCRIPTION: &str = "01010101010101010101010101010101ac0200070303030303030303030303030303030302020202\
+        0202020202020202020202023c1402b00980d30e010464656164010103612e2301016b0176010106\
+        6f72646572730707070707070707070707070707070701e807d00f";
     const FREE: &str = "01010101010101010101010101010101ac020200";
 }

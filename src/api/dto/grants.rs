@@ -60,11 +60,12 @@ pub fn rights(rights: BTreeSet<record::Right>) -> Vec<Right> {
     sorted.into_iter().collect()
 }
 
-/// What a user may do with a queue from now on; replaces what was granted before.
+/// What a user may do with a queue or a topic from now on; replaces what was granted before.
 #[derive(Debug, Object, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantRequest {
-    /// The rights, each once: `send`, `receive`, `browse`, `manage`.
+    /// The rights, each once. On a queue: `send`, `receive`, `browse`, `manage`; on a topic:
+    /// `publish`, `subscribe`, `manage`.
     pub rights: Vec<Right>,
 }
 
@@ -79,7 +80,7 @@ impl Validate for GrantRequest {
     }
 }
 
-/// What a user may do with a queue.
+/// What a user may do with a queue or a topic.
 #[derive(Debug, Object, Serialize)]
 pub struct GrantView {
     /// Who: a user's name, or `*` for every user.

@@ -51,7 +51,7 @@ pub struct OutgoingMessage {
 }
 
 /// Whether a text is an attribute's key.
-fn is_attribute_key(key: &str) -> bool {
+pub(super) fn is_attribute_key(key: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     (1..=limits::ATTRIBUTE_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(allowed)
 }

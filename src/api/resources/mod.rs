@@ -8,6 +8,8 @@ pub mod operations;
 pub mod queues;
 pub mod sessions;
 pub mod settlements;
+pub mod subscriptions;
+pub mod topics;
 pub mod users;
 
 /// All handlers, as one description of the API.
@@ -19,6 +21,9 @@ pub type Resources = (
     grants::Grants,
     messages::Messages,
     settlements::Settlements,
+    topics::Topics,
+    topics::Grants,
+    subscriptions::Subscriptions,
     operations::Operations,
 );
 
@@ -31,5 +36,8 @@ pub const RESOURCES: Resources = (
     grants::Grants,
     messages::Messages,
     settlements::Settlements,
+    topics::Topics,
+    topics::Grants,
+    subscriptions::Subscriptions,
     operations::Operations,
 );
