@@ -304,6 +304,13 @@ fn from_load(refusal: Refusal) -> Problem {
             Problem::new(codes::RATE_LIMITED, "too many attempts; come back later")
                 .retry_after(retry_after_seconds)
         }
+        Refusal::DeliversToQueue => Problem::new(
+            codes::DELIVERS_TO_QUEUE,
+            "its messages go into the queue named by deliver_to: receive them there",
+        ),
+        Refusal::Unroutable => {
+            Problem::new(codes::UNROUTABLE, "no subscription of the topic matches; nothing is kept")
+        }
         Refusal::IdempotencyMismatch => Problem::new(
             codes::IDEMPOTENCY_MISMATCH,
             "this key is known with another message; use a new key, or send the same message",

@@ -248,7 +248,7 @@ impl Broker {
 
     /// After a settle: the last message of a draining queue ends it.
     pub(super) fn after_settling(&self, address: &super::Address) {
-        let super::Address::Queue(name) = address;
+        let super::Address::Queue(name) = address else { return };
         let draining = self.catalog.queue(name).is_some_and(
             |record| matches!(&record.value, Value::Queue(q) if q.ending == Ending::Drain),
         );

@@ -90,6 +90,12 @@ pub enum Refusal {
         /// Bytes of body, attributes and content type.
         limit: i32,
     },
+    /// The subscription's messages go into a queue: they are received there.
+    #[error("the subscription delivers into a queue")]
+    DeliversToQueue,
+    /// No subscription wants the message, and its sender required one.
+    #[error("no subscription matches")]
+    Unroutable,
     /// The key is known, with another message.
     #[error("another message was sent under this key")]
     IdempotencyMismatch,

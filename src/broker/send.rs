@@ -276,17 +276,8 @@ impl Broker {
 
     /// What a replica's refusal means to a client.
     pub(super) fn refusal_of(&self, address: &Address, refusal: op::Refusal) -> Refusal {
-        let Address::Queue(name) = address;
         match refusal {
-            op::Refusal::Sealed => {
-                let ending = self.catalog.queue(name).and_then(|r| r.queue().map(|q| q.ending));
-                match ending {
-                    Some(Ending::Drain) => Refusal::Draining,
-                    // A deletion began and was refused, or the name is new: another try finds out.
-                    Some(_) => Refusal::Overloaded { why: "the queue has just changed" },
-                    None => Refusal::QueueNotFound,
-                }
-            }
+            op::Refusal::Sealed => self.refusal_of_sealed(address),
             op::Refusal::DiskFull => {
                 Refusal::Overloaded { why: "the disk is full up to its reserve" }
             }
@@ -300,12 +291,34 @@ impl Broker {
                 Refusal::Overloaded { why: "too many messages wait with a time or a group" }
             }
             op::Refusal::StaleSet => Refusal::Overloaded { why: "the subscriptions keep changing" },
-            op::Refusal::NoReader => Refusal::QueueNotFound,
+            op::Refusal::NoReader => Refusal::SubscriptionNotFound,
             op::Refusal::Stopping => Refusal::Overloaded { why: "the node is stopping" },
             op::Refusal::ViewChanged | op::Refusal::StaleBoot | op::Refusal::ClockAhead => {
                 tracing::error!(%refusal, "a replica refused an operation of this node");
                 Refusal::NotEnoughReplicas { outcome: Outcome::NotStored }
             }
+        }
+    }
+
+    fn refusal_of_sealed(&self, address: &Address) -> Refusal {
+        // A deletion began and was refused, or the name is new: another try finds out.
+        let changed = Refusal::Overloaded { why: "it has just changed" };
+        match address {
+            Address::Queue(name) => {
+                match self.catalog.queue(name).and_then(|r| r.queue().map(|q| q.ending)) {
+                    Some(Ending::Drain) => Refusal::Draining,
+                    Some(_) => changed,
+                    None => Refusal::QueueNotFound,
+                }
+            }
+            Address::Topic(name) => {
+                if self.catalog.topic(name).is_some() {
+                    changed
+                } else {
+                    Refusal::TopicNotFound
+                }
+            }
+            Address::Subscription(_) => Refusal::SubscriptionNotFound,
         }
     }
 }

@@ -346,6 +346,7 @@ impl Broker {
     }
 
     async fn start_reading(&self, key: &RecordKey, starting: &Arc<Record>) -> Answer<Arc<Record>> {
+        self.begin_reading(starting).await?;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, subscription) = live_subscription(latest, starting.generation)?;
             if subscription.phase == Phase::Active {
@@ -358,6 +359,7 @@ impl Broker {
     }
 
     pub(super) async fn stop_reading(&self, key: &RecordKey, sealed: &Arc<Record>) -> Answer<()> {
+        self.end_reading(sealed).await?;
         let rule = |latest: Option<&Arc<Record>>| match latest {
             Some(it) if it.generation == sealed.generation && it.state == State::Sealed => {
                 Ok(Step::Write(free_draft(it)))
@@ -481,7 +483,11 @@ impl Broker {
         self.require_creator_of(by, subscription)
     }
 
-    fn require_creator_of(&self, by: &Caller, subscription: &Subscription) -> Answer<()> {
+    pub(super) fn require_creator_of(
+        &self,
+        by: &Caller,
+        subscription: &Subscription,
+    ) -> Answer<()> {
         require_scope(by, Right::Subscribe)?;
         if self.may_act_for(by, subscription.owner) {
             return Ok(());

@@ -3,7 +3,7 @@
 
 use super::{Answer, Broker, Refusal};
 use crate::base::ids::{Generation, SubscriptionId};
-use crate::protocol::record::{Kind, Record, RecordKey};
+use crate::protocol::record::{Kind, Record, RecordKey, State, Value};
 use crate::replication::coordinator::StreamRef;
 use crate::replication::rules;
 use std::sync::Arc;
@@ -18,6 +18,7 @@ impl Broker {
     /// Runs until the node stops.
     pub async fn run_upkeep(self: Arc<Self>) {
         let left_over = self.coordinator.replica().left_over().clone();
+        self.note_links();
         let mut after = None;
         let mut heads_at = tokio::time::interval(PERIOD);
         heads_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -41,15 +42,24 @@ impl Broker {
         }
     }
 
-    fn live_stream(&self, record: &Record) -> Answer<StreamRef> {
-        let queue = record.queue().ok_or(Refusal::QueueNotFound)?;
-        self.stream_of(record, queue)
+    fn live_stream(&self, record: &Record) -> Option<StreamRef> {
+        if record.state != State::Live {
+            return None;
+        }
+        let stream = match &record.value {
+            Value::Queue(queue) => self.stream_of(record, queue),
+            Value::Topic(topic) => self.stream_of(record, topic),
+            _ => return None,
+        };
+        stream.ok()
     }
 
     /// Deals with what is left to do in a stream. One that is gone has nothing left.
     async fn attend(&self, generation: Generation) -> Answer<()> {
-        let record = self.catalog.queue_by_generation(generation).map(|(_, record)| record);
-        let Some(stream) = record.and_then(|record| self.live_stream(&record).ok()) else {
+        let record = self.catalog.stream_by_generation(generation).map(|(_, record)| record);
+        let Some((record, stream)) =
+            record.and_then(|record| Some((record.clone(), self.live_stream(&record)?)))
+        else {
             return Ok(());
         };
         let internal = |why| {
@@ -66,22 +76,46 @@ impl Broker {
                 tracing::debug!(stream = %generation, ?attended, "messages ended");
             }
         }
-        Ok(())
+        match &record.value {
+            Value::Topic(topic) => self.forward_left(&record, topic).await.map_err(internal),
+            _ => Ok(()),
+        }
     }
 
     /// Looks whether the first message of some streams is over, those behind one name; answers
-    /// where to go on.
-    async fn look_at_heads(&self, after: Option<Vec<u8>>) -> Option<Vec<u8>> {
+    /// where to go on: queues first, then topics.
+    async fn look_at_heads(&self, after: Option<(Kind, Vec<u8>)>) -> Option<(Kind, Vec<u8>)> {
+        let (kind, after) = match after {
+            Some((kind, after)) => (kind, Some(after)),
+            None => (Kind::Queue, None),
+        };
         let keep = |_: &RecordKey, _: &Record| true;
-        let page = self.catalog.page(Kind::Queue, b"", after.as_deref(), HEADS, &keep);
-        let next = (page.len() == HEADS).then(|| page.last().map(|(key, _)| key.name.clone()));
+        let page = self.catalog.page(kind, b"", after.as_deref(), HEADS, &keep);
+        let last = page.last().map(|(key, _)| key.name.clone());
+        let is_end = page.len() < HEADS;
         for (_, record) in page {
-            let Some(queue) = record.queue() else { continue };
-            let Ok(stream) = self.live_stream(&record) else { continue };
-            let retention_ms = rules::of_queue(&queue.config).retention_ms;
-            self.drop_expired(&stream, SubscriptionId::QUEUE, retention_ms).await;
+            let Some(stream) = self.live_stream(&record) else { continue };
+            match &record.value {
+                Value::Queue(queue) => {
+                    let retention_ms = rules::of_queue(&queue.config).retention_ms;
+                    self.drop_expired(&stream, SubscriptionId::QUEUE, retention_ms).await;
+                }
+                Value::Topic(topic) => {
+                    let retention_ms =
+                        u64::try_from(topic.config.retention_seconds).unwrap_or(0) * 1_000;
+                    for (_, reader) in self.catalog.subscriptions_of(record.generation) {
+                        let id = SubscriptionId::of(reader.generation);
+                        self.drop_expired(&stream, id, retention_ms).await;
+                    }
+                }
+                _ => {}
+            }
         }
-        next.flatten()
+        match (is_end, kind) {
+            (false, _) => last.map(|last| (kind, last)),
+            (true, Kind::Queue) => Some((Kind::Topic, Vec::new())),
+            (true, _) => None,
+        }
     }
 
     async fn drop_expired(&self, stream: &StreamRef, reader: SubscriptionId, retention_ms: u64) {

@@ -102,10 +102,15 @@ impl Catalog {
         Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
     }
 
-    /// [`Catalog::stream_by_generation`], under the name that replicas still ask by.
+    /// A subscription by its own creation, live or sealed.
     #[must_use]
-    pub fn queue_by_generation(&self, generation: Generation) -> Option<(RecordKey, Arc<Record>)> {
-        self.stream_by_generation(generation)
+    pub fn subscription_by_generation(
+        &self,
+        generation: Generation,
+    ) -> Option<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        let key = index.readers.get(&generation)?;
+        Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
     }
 
     /// The subscriptions of one creation of a topic, live and sealed, in the order of names; at
@@ -120,6 +125,13 @@ impl Catalog {
     #[must_use]
     pub fn count_subscriptions_of(&self, topic: Generation) -> usize {
         self.read().subscriptions.get(&topic).map_or(0, BTreeSet::len)
+    }
+
+    /// The subscriptions that deliver into any queue, live and sealed.
+    #[must_use]
+    pub fn linked(&self) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        index.links.values().flat_map(|keys| records_of(&index, Some(keys))).collect()
     }
 
     /// The subscriptions that deliver into one creation of a queue, live and sealed.

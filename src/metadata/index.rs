@@ -26,6 +26,8 @@ pub(super) struct Index {
     pub(super) streams: BTreeMap<Generation, RecordKey>,
     pub(super) owned: BTreeMap<UserId, BTreeSet<QueueName>>,
     pub(super) owned_topics: BTreeMap<UserId, BTreeSet<TopicName>>,
+    /// Subscriptions, live and sealed, by their own creation.
+    pub(super) readers: BTreeMap<Generation, RecordKey>,
     /// Subscriptions, live and sealed, by the creation of the topic that they read.
     pub(super) subscriptions: By<Generation>,
     /// The same, by the creation of the queue that they deliver into.
@@ -90,6 +92,7 @@ impl Index {
                     self.streams.insert(record.generation, key.clone());
                 }
                 if let Value::Subscription(subscription) = &record.value {
+                    self.readers.insert(record.generation, key.clone());
                     self.add_subscription(key, subscription);
                 }
             }
@@ -131,6 +134,7 @@ impl Index {
                 }
             }
             Value::Subscription(subscription) => {
+                self.readers.insert(record.generation, key.clone());
                 self.add_subscription(key, subscription);
                 if subscription.phase == Phase::Starting {
                     self.starting.insert(key.clone());
@@ -146,6 +150,7 @@ impl Index {
             self.streams.remove(&record.generation);
         }
         if let Value::Subscription(subscription) = &record.value {
+            self.readers.remove(&record.generation);
             self.remove_subscription(key, subscription);
         }
         if record.state != State::Live {
