@@ -197,6 +197,31 @@ impl<'a, T: QueryValue> ApiExtractor<'a> for Query<T> {
     }
 }
 
+/// Whether a message that no subscription wants is refused.
+pub struct RequireRoute(bool);
+
+impl QueryValue for RequireRoute {
+    fn read(text: &str) -> Result<Self, String> {
+        match text {
+            "true" => Ok(Self(true)),
+            "false" => Ok(Self(false)),
+            _ => Err("true or false".to_owned()),
+        }
+    }
+
+    fn schema() -> MetaSchemaRef {
+        MetaSchemaRef::Inline(Box::new(MetaSchema::new("boolean")))
+    }
+}
+
+impl Query<RequireRoute> {
+    /// Whether, or the default.
+    #[must_use]
+    pub fn get(&self) -> bool {
+        self.0.as_ref().is_some_and(|required| required.0)
+    }
+}
+
 /// Items wanted on a page.
 pub struct Limit(i32);
 

@@ -5,13 +5,16 @@
 
 use super::Broker;
 use super::objects::Object;
-use crate::base::ids::{LinkId, SubscriptionId};
+use crate::base::ids::{LinkId, SubscriptionId, UserId};
+use crate::base::names::QueueName;
 use crate::protocol::op;
-use crate::protocol::record::{Phase, Queue, Record, RecordKey, State, Topic};
+use crate::protocol::record::{Phase, Queue, Record, RecordKey, State, Topic, Value};
 use crate::protocol::stream::{MessageId, Place};
+use crate::replication::coordinator::StreamRef;
 use crate::replication::forwarding::{Link, Tells};
 use crate::replication::sending::Stored;
 use futures_util::future::join_all;
+use sha2::{Digest as _, Sha256};
 use std::sync::Arc;
 
 /// Messages moved in one go.
@@ -87,6 +90,76 @@ impl Broker {
             }
         }
         Ok(())
+    }
+
+    /// The link by which dead messages of a reader leave for another queue of the same owner.
+    fn death_link(
+        &self,
+        source: StreamRef,
+        reader: SubscriptionId,
+        (at, owner): (String, UserId),
+        target: &str,
+    ) -> Option<Link> {
+        let name = QueueName::parse(target).ok()?;
+        let record = self.catalog.queue(&name)?;
+        // Another owner's queue of that name was not meant.
+        let queue = record.queue().filter(|queue| queue.owner == owner)?;
+        let hash = Sha256::new()
+            .chain_update(b"tertulia/1 dead")
+            .chain_update(source.generation.0)
+            .chain_update(reader.0)
+            .chain_update(record.generation.0)
+            .finalize();
+        let id = LinkId(hash[..16].try_into().expect("16 of 32 bytes"));
+        let target = self.stream_of(&record, queue).ok()?;
+        Some(Link { id, source, reader, target, tells: Tells::Death(at) })
+    }
+
+    /// The links by which a stream's dead messages leave.
+    fn death_links(&self, key: &RecordKey, record: &Record, source: &StreamRef) -> Vec<Link> {
+        let name = super::objects::name_of(key);
+        match &record.value {
+            Value::Queue(queue) => {
+                let link = queue.config.dead_letter.as_ref().and_then(|target| {
+                    let at = (name, queue.owner);
+                    self.death_link(source.clone(), SubscriptionId::QUEUE, at, target)
+                });
+                link.into_iter().collect()
+            }
+            Value::Topic(_) => {
+                let link = |(key, it): &(RecordKey, Arc<Record>)| {
+                    let subscription = it.subscription()?;
+                    let target = subscription.config.dead_letter.as_ref()?;
+                    let at = (super::objects::name_of(key), subscription.owner);
+                    self.death_link(source.clone(), SubscriptionId::of(it.generation), at, target)
+                };
+                self.catalog.subscriptions_of(record.generation).iter().filter_map(link).collect()
+            }
+            _ => Vec::new(),
+        }
+    }
+
+    /// Moves dead messages to the queues that were named for them. Whatever is in the way leaves
+    /// them dead in place [R33].
+    pub(super) async fn move_dead(&self, key: &RecordKey, record: &Record, source: &StreamRef) {
+        for link in self.death_links(key, record, source) {
+            loop {
+                let moved = match self.coordinator.movable(&link, CHUNK).await {
+                    Ok(places) if places.is_empty() => break,
+                    Ok(places) => self.coordinator.forward(&link, places).await,
+                    Err(why) => Err(why),
+                };
+                match moved {
+                    Ok(0) => break,
+                    Ok(_) => {}
+                    Err(why) => {
+                        tracing::debug!(%why, stream = %source.generation, "the dead stay in place");
+                        metrics::counter!("tertulia_dead_letters_stuck_total").increment(1);
+                        break;
+                    }
+                }
+            }
+        }
     }
 
     /// Notes every topic with links: what a crash left between two streams is found.

@@ -18,6 +18,8 @@ mod links;
 pub mod objects;
 mod ownership;
 pub mod publish;
+#[cfg(test)]
+mod publish_tests;
 pub mod queues;
 mod rates;
 pub mod receipts;

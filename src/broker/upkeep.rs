@@ -56,12 +56,10 @@ impl Broker {
 
     /// Deals with what is left to do in a stream. One that is gone has nothing left.
     async fn attend(&self, generation: Generation) -> Answer<()> {
-        let record = self.catalog.stream_by_generation(generation).map(|(_, record)| record);
-        let Some((record, stream)) =
-            record.and_then(|record| Some((record.clone(), self.live_stream(&record)?)))
-        else {
+        let Some((key, record)) = self.catalog.stream_by_generation(generation) else {
             return Ok(());
         };
+        let Some(stream) = self.live_stream(&record) else { return Ok(()) };
         let internal = |why| {
             tracing::debug!(%why, stream = %generation, "upkeep was refused");
             Refusal::Overloaded { why: "upkeep was refused" }
@@ -76,6 +74,7 @@ impl Broker {
                 tracing::debug!(stream = %generation, ?attended, "messages ended");
             }
         }
+        self.move_dead(&key, &record, &stream).await;
         match &record.value {
             Value::Topic(topic) => self.forward_left(&record, topic).await.map_err(internal),
             _ => Ok(()),

@@ -169,11 +169,14 @@ impl Replica {
         let rules = rules::reader(&self.parts.catalog, cell.generation, reader);
         let (result, ready, doomed, next) = cell.decide(|stream| {
             stream.govern(reader, rules);
-            let before = stream.counts(reader).ready;
+            let before = stream.counts(reader);
             stream.wake(reader, now_ms);
             let result = decide(stream, now_ms);
-            let ready = stream.counts(reader).ready.saturating_sub(before);
-            (result, ready, stream.has_doomed(reader), stream.next_wake_ms())
+            let after = stream.counts(reader);
+            let ready = after.ready.saturating_sub(before.ready);
+            // What died may have to leave for another queue.
+            let left = stream.has_doomed(reader) || after.dead > before.dead;
+            (result, ready, left, stream.next_wake_ms())
         });
         cell.ring(reader, usize::try_from(ready).unwrap_or(usize::MAX));
         if doomed {

@@ -99,6 +99,15 @@ pub enum Durability {
     All,
 }
 
+impl From<Durability> for broker::Durability {
+    fn from(durability: Durability) -> Self {
+        match durability {
+            Durability::Quorum => Self::Quorum,
+            Durability::All => Self::All,
+        }
+    }
+}
+
 /// What became of the messages, at least one of which is stored.
 #[derive(Debug, Object, Serialize)]
 pub struct SendResponse {

@@ -6,6 +6,7 @@ pub mod grants;
 pub mod messages;
 pub mod objects;
 pub mod operations;
+pub mod publish;
 pub mod queues;
 pub mod scalars;
 pub mod sessions;

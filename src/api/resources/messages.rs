@@ -30,10 +30,7 @@ impl Messages {
         durability: Query<Durability>,
         body: Body<SendRequest>,
     ) -> Result<Answer<SendResponse>, Problem> {
-        let durability = match durability.0 {
-            None | Some(Durability::Quorum) => broker::Durability::Quorum,
-            Some(Durability::All) => broker::Durability::All,
-        };
+        let durability = durability.0.unwrap_or(Durability::Quorum).into();
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
         judge_batch(broker.send(by, &queue.0.0, messages, durability, None).await?)
@@ -49,26 +46,34 @@ impl Messages {
         queue: Path<QueueSegment>,
         body: Body<ReceiveRequest>,
     ) -> Result<Answer<ReceiveResponse>, Problem> {
-        let request = broker::ReceiveRequest::from(body.0);
-        let wait = u64::try_from(request.wait_seconds).unwrap_or(0);
-        // The wait asked for is not the operation's.
-        auth.deadline.set(limits::OPERATION_TIME + Duration::from_secs(wait));
-        let mut paused = None;
-        // Who waits leaves its slot to those who have work.
-        let idle = || {
-            paused = paused.take().or_else(|| auth.slot.as_ref().map(InFlight::pause));
-        };
-        let broker = &auth.app.broker;
-        let messages =
-            broker.receive(&auth.caller, Source::Queue(&queue.0.0), request, idle).await?;
-        let messages = messages.into_iter().map(ReceivedMessage::from).collect();
-        Ok(Answer::ok(ReceiveResponse { messages }))
+        receive_from(&auth, Source::Queue(&queue.0.0), body.0).await
     }
+}
+
+/// Leases messages of a queue or subscription.
+pub(super) async fn receive_from(
+    auth: &Auth,
+    source: Source<'_>,
+    body: ReceiveRequest,
+) -> Result<Answer<ReceiveResponse>, Problem> {
+    let request = broker::ReceiveRequest::from(body);
+    let wait = u64::try_from(request.wait_seconds).unwrap_or(0);
+    // The wait asked for is not the operation's.
+    auth.deadline.set(limits::OPERATION_TIME + Duration::from_secs(wait));
+    let mut paused = None;
+    // Who waits leaves its slot to those who have work.
+    let idle = || {
+        paused = paused.take().or_else(|| auth.slot.as_ref().map(InFlight::pause));
+    };
+    let broker = &auth.app.broker;
+    let messages = broker.receive(&auth.caller, source, request, idle).await?;
+    let messages = messages.into_iter().map(ReceivedMessage::from).collect();
+    Ok(Answer::ok(ReceiveResponse { messages }))
 }
 
 /// A batch of which something is stored is a success that tells of each message. One of which
 /// nothing is stored never is: it is the problem of its first message, and tells of each.
-fn judge_batch(results: Vec<broker::SendResult>) -> Result<SendResponse, Problem> {
+pub(super) fn judge_batch(results: Vec<broker::SendResult>) -> Result<SendResponse, Problem> {
     let judged = results.into_iter().enumerate();
     let judged: Vec<_> = judged.map(|(i, result)| SendResult::new(i, result.status)).collect();
     let failed_count = judged.iter().filter(|(_, problem)| problem.is_some()).count();

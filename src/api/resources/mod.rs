@@ -9,6 +9,7 @@ pub mod queues;
 pub mod sessions;
 pub mod settlements;
 pub mod subscriptions;
+pub mod topic_messages;
 pub mod topics;
 pub mod users;
 
@@ -24,6 +25,7 @@ pub type Resources = (
     topics::Topics,
     topics::Grants,
     subscriptions::Subscriptions,
+    topic_messages::TopicMessages,
     operations::Operations,
 );
 
@@ -39,5 +41,6 @@ pub const RESOURCES: Resources = (
     topics::Topics,
     topics::Grants,
     subscriptions::Subscriptions,
+    topic_messages::TopicMessages,
     operations::Operations,
 );

@@ -29,7 +29,7 @@ impl Settlements {
         /// The receipt that `receive_messages` gave: paste yours.
         receipt: Path<ReceiptSegment>,
     ) -> Result<Empty, Problem> {
-        settle_one(&auth, &queue.0.0, receipt.0.0, Action::Ack).await?;
+        settle_one(&auth, Source::Queue(&queue.0.0), receipt.0.0, Action::Ack).await?;
         Ok(Empty::done())
     }
 
@@ -44,11 +44,7 @@ impl Settlements {
         receipt: Path<ReceiptSegment>,
         body: Body<LeaseExtension>,
     ) -> Result<Answer<LeaseView>, Problem> {
-        let action = Action::Extend { lease_seconds: body.0.lease_seconds };
-        let receipt = receipt.0.0;
-        let lease = settle_one(&auth, &queue.0.0, receipt.clone(), action).await?;
-        let lease = lease.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
-        Ok(Answer::ok(LeaseView::new(receipt, &lease)))
+        extend_one(&auth, Source::Queue(&queue.0.0), receipt.0.0, &body.0).await
     }
 
     /// Give a message back
@@ -66,7 +62,8 @@ impl Settlements {
         receipt: Path<ReceiptSegment>,
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
-        settle_one(&auth, &queue.0.0, receipt.0.0, release(body.0.outcome)).await?;
+        let source = Source::Queue(&queue.0.0);
+        settle_one(&auth, source, receipt.0.0, release(body.0.outcome)).await?;
         Ok(Empty::done())
     }
 
@@ -79,34 +76,54 @@ impl Settlements {
         queue: Path<QueueSegment>,
         body: Body<SettlementRequest>,
     ) -> Result<Answer<SettlementResponse>, Problem> {
-        let (places, settlements) = body.0.split();
-        let names: Vec<_> = places.iter().map(|p| (p.action.word(), p.index)).collect();
-        let verdicts =
-            auth.app.broker.settle(&auth.caller, Source::Queue(&queue.0.0), settlements).await?;
-        let judged = places.into_iter().zip(verdicts);
-        let judged: Vec<_> = judged.map(|(p, verdict)| SettlementResult::new(p, verdict)).collect();
-        let open =
-            |result: &SettlementResult| matches!(result.status.as_str(), "unknown" | "refused");
-        if judged.iter().all(|(result, _)| open(result)) {
-            let problems = judged.into_iter().filter_map(|(_, problem)| problem).collect();
-            return Err(all_failed(problems, |i| format!("{}[{}]", names[i].0, names[i].1)));
-        }
-        let failed = judged.iter().filter(|(_, problem)| problem.is_some()).count();
-        let results = judged.into_iter().map(|(result, _)| result).collect();
-        let failed_count = i32::try_from(failed).unwrap_or(i32::MAX);
-        Ok(Answer::ok(SettlementResponse { results, failed_count }))
+        settle_all(&auth, Source::Queue(&queue.0.0), body.0).await
     }
 }
 
-/// Settles one lease.
-async fn settle_one(
+/// Settles many leases.
+pub(super) async fn settle_all(
     auth: &Auth,
-    queue: &str,
+    source: Source<'_>,
+    body: SettlementRequest,
+) -> Result<Answer<SettlementResponse>, Problem> {
+    let (places, settlements) = body.split();
+    let names: Vec<_> = places.iter().map(|p| (p.action.word(), p.index)).collect();
+    let verdicts = auth.app.broker.settle(&auth.caller, source, settlements).await?;
+    let judged = places.into_iter().zip(verdicts);
+    let judged: Vec<_> = judged.map(|(p, verdict)| SettlementResult::new(p, verdict)).collect();
+    let open = |result: &SettlementResult| matches!(result.status.as_str(), "unknown" | "refused");
+    if judged.iter().all(|(result, _)| open(result)) {
+        let problems = judged.into_iter().filter_map(|(_, problem)| problem).collect();
+        return Err(all_failed(problems, |i| format!("{}[{}]", names[i].0, names[i].1)));
+    }
+    let failed = judged.iter().filter(|(_, problem)| problem.is_some()).count();
+    let results = judged.into_iter().map(|(result, _)| result).collect();
+    let failed_count = i32::try_from(failed).unwrap_or(i32::MAX);
+    Ok(Answer::ok(SettlementResponse { results, failed_count }))
+}
+
+/// Extends one lease.
+pub(super) async fn extend_one(
+    auth: &Auth,
+    source: Source<'_>,
+    receipt: String,
+    body: &LeaseExtension,
+) -> Result<Answer<LeaseView>, Problem> {
+    let action = Action::Extend { lease_seconds: body.lease_seconds };
+    let lease = settle_one(auth, source, receipt.clone(), action).await?;
+    let lease = lease.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
+    Ok(Answer::ok(LeaseView::new(receipt, &lease)))
+}
+
+/// Settles one lease.
+pub(super) async fn settle_one(
+    auth: &Auth,
+    source: Source<'_>,
     receipt: String,
     action: Action,
 ) -> Result<Option<Lease>, Problem> {
     let settlement = vec![Settlement { receipt, action }];
-    let verdicts = auth.app.broker.settle(&auth.caller, Source::Queue(queue), settlement).await?;
+    let verdicts = auth.app.broker.settle(&auth.caller, source, settlement).await?;
     let verdict = verdicts.into_iter().next();
     let verdict = verdict.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
     judge(verdict).map_err(|(_, problem)| problem)

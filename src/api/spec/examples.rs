@@ -31,10 +31,17 @@ pub fn request(operation: &str) -> Option<&'static str> {
         "send_messages" => {
             r#"{"messages": [{"body": "hello", "attributes": {"kind": "greeting"}}]}"#
         }
-        "receive_messages" => r#"{"max_messages": 1, "wait_seconds": 5, "lease_seconds": 600}"#,
-        "extend_lease" => r#"{"lease_seconds": 600}"#,
-        "release_message" => r#"{"outcome": "handed_back"}"#,
-        "settle_messages" => r#"{"ack": ["AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU"]}"#,
+        "publish_messages" => {
+            r#"{"messages": [{"body": "goal", "routing_key": "sports.football"}]}"#
+        }
+        "receive_messages" | "receive_subscription_messages" => {
+            r#"{"max_messages": 1, "wait_seconds": 5, "lease_seconds": 600}"#
+        }
+        "extend_lease" | "extend_subscription_lease" => r#"{"lease_seconds": 600}"#,
+        "release_message" | "release_subscription_message" => r#"{"outcome": "handed_back"}"#,
+        "settle_messages" | "settle_subscription_messages" => {
+            r#"{"ack": ["AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU"]}"#
+        }
         _ => return None,
     })
 }
@@ -122,6 +129,10 @@ fn message_answer(schema: &str) -> Option<String> {
         "SendResponse" => {
             r#"{"results": [{"index": 0, "status": "stored", "id": "Xk2abcdefgh", "replicas": 1,
             "retryable": false}], "failed_count": 0}"#
+        }
+        "PublishResponse" => {
+            r#"{"results": [{"index": 0, "status": "stored", "id": "Xk2abcdefgh", "replicas": 1,
+            "retryable": false, "matched_subscriptions": 1}], "failed_count": 0}"#
         }
         "ReceiveResponse" => {
             r#"{"messages": [{"id": "Xk2abcdefgh",

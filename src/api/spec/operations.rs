@@ -142,7 +142,7 @@ impl Operation {
     pub fn body_bytes_max(&self) -> Option<usize> {
         match self.needs {
             Needs::Nobody | Needs::OpenRegistration => Some(limits::PUBLIC_BODY_BYTES_MAX),
-            _ if self.id == "send_messages" => None,
+            _ if matches!(self.id, "send_messages" | "publish_messages") => None,
             _ => Some(limits::PLAIN_BODY_BYTES_MAX),
         }
     }
@@ -343,6 +343,12 @@ operations! {
         [204 "There is no such grant, or none any more."]
         [NOT_OWNER, TOPIC_NOT_FOUND, USER_NOT_FOUND] "";
 
+    publish_messages POST "/v1/topics/{topic}/messages" topics TopicRight("publish");
+        body [201 "At least one message is stored; each has its result."]
+        [FORBIDDEN, TOPIC_NOT_FOUND, UNROUTABLE]
+        "Each message reaches every subscription that matches, or none. A topic without \
+        subscriptions keeps nothing. A request of which nothing is stored is never a success.";
+
     put_subscription PUT "/v1/topics/{topic}/subscriptions/{subscription}" subscriptions
         TopicRight("subscribe");
         body etag [200 "It exists and is as you want it.", 201 "It is created."]
@@ -363,6 +369,39 @@ operations! {
         Subscriber;
         [204 "It is gone, and what it had not settled is gone for it only."]
         [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, PRECONDITION_FAILED] "";
+
+    receive_subscription_messages POST "/v1/topics/{topic}/subscriptions/{subscription}/leases"
+        subscriptions Creator;
+        body [200 "Messages under lease; none when the subscription had none."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE, IN_FLIGHT_LIMIT]
+        "As receiving from a queue.";
+    ack_subscription_message
+        DELETE "/v1/topics/{topic}/subscriptions/{subscription}/leases/{receipt}"
+        subscriptions Creator;
+        [204 "The message is settled for this subscription, now or before."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE, LEASE_LOST,
+        RECEIPT_INVALID]
+        "After the lease has expired it still counts, unless another has begun.";
+    extend_subscription_lease
+        PATCH "/v1/topics/{topic}/subscriptions/{subscription}/leases/{receipt}"
+        subscriptions Creator;
+        body [200 "The lease as extended."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE, LEASE_LOST,
+        RECEIPT_INVALID]
+        "The receipt stays the same.";
+    release_subscription_message
+        POST "/v1/topics/{topic}/subscriptions/{subscription}/leases/{receipt}/releases"
+        subscriptions Creator;
+        body [204 "The message is given back, now or before."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE, LEASE_LOST,
+        RECEIPT_INVALID]
+        "";
+    settle_subscription_messages
+        POST "/v1/topics/{topic}/subscriptions/{subscription}/settlements"
+        subscriptions Creator;
+        body [200 "The verdicts, in request order."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE]
+        "Keeps receipts out of the URL.";
 
     get_liveness GET "/livez" operations Nobody; [200 "It runs."] [TOO_LARGE] "";
     get_readiness GET "/readyz" operations Nobody;

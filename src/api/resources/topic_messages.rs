@@ -1,0 +1,150 @@
+//! Messages of topics: publish; receive and settle through a subscription.
+
+use super::messages::{judge_batch, receive_from};
+use super::settlements::{extend_one, settle_all, settle_one};
+use crate::api::auth::Auth;
+use crate::api::dto::messages::{Durability, ReceiveRequest, ReceiveResponse, SendRequest};
+use crate::api::dto::publish::PublishResponse;
+use crate::api::dto::settlements::{
+    LeaseExtension, LeaseView, ReleaseRequest, SettlementRequest, SettlementResponse, release,
+};
+use crate::api::params::{
+    Path, Query, ReceiptSegment, RequireRoute, SubscriptionSegment, TopicSegment,
+};
+use crate::api::payload::{Answer, Body, Empty};
+use crate::api::problem::Problem;
+use crate::broker::{Action, Source};
+use poem_openapi::OpenApi;
+
+/// The handlers of `/topics/{topic}/messages` and `/topics/{topic}/subscriptions/{subscription}/…`.
+pub struct TopicMessages;
+
+fn source<'a>(topic: &'a Path<TopicSegment>, name: &'a Path<SubscriptionSegment>) -> Source<'a> {
+    Source::Subscription { topic: &topic.0.0, name: &name.0.0 }
+}
+
+#[OpenApi(prefix_path = "/v1")]
+impl TopicMessages {
+    /// Publish messages
+    #[oai(path = "/topics/:topic/messages", method = "post", operation_id = "publish_messages")]
+    async fn publish(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// How many copies to wait for. Default: `quorum`.
+        durability: Query<Durability>,
+        /// Whether a message that no subscription wants is refused. Default: false.
+        require_route: Query<RequireRoute>,
+        body: Body<SendRequest>,
+    ) -> Result<Answer<PublishResponse>, Problem> {
+        let durability = durability.0.unwrap_or(Durability::Quorum).into();
+        let messages = body.0.messages.into_iter().map(Into::into).collect();
+        let (broker, by) = (&auth.app.broker, &auth.caller);
+        let require_route = require_route.get();
+        let publish =
+            broker.publish(by, &topic.0.0, messages, durability, require_route, None).await?;
+        let matched = publish.iter().map(|published| published.matched).collect();
+        let results = publish.into_iter().map(|published| published.result).collect();
+        let response = judge_batch(results)?;
+        Ok(Answer::created(PublishResponse::new(response, matched)))
+    }
+
+    /// Receive messages of a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/leases",
+        method = "post",
+        operation_id = "receive_subscription_messages"
+    )]
+    async fn receive(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        body: Body<ReceiveRequest>,
+    ) -> Result<Answer<ReceiveResponse>, Problem> {
+        receive_from(&auth, source(&topic, &subscription), body.0).await
+    }
+
+    /// Acknowledge a message of a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/leases/:receipt",
+        method = "delete",
+        operation_id = "ack_subscription_message"
+    )]
+    async fn ack(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        /// The receipt that `receive_subscription_messages` gave: paste yours.
+        receipt: Path<ReceiptSegment>,
+    ) -> Result<Empty, Problem> {
+        settle_one(&auth, source(&topic, &subscription), receipt.0.0, Action::Ack).await?;
+        Ok(Empty::done())
+    }
+
+    /// Extend a lease of a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/leases/:receipt",
+        method = "patch",
+        operation_id = "extend_subscription_lease"
+    )]
+    async fn extend(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        /// The receipt that `receive_subscription_messages` gave: paste yours.
+        receipt: Path<ReceiptSegment>,
+        body: Body<LeaseExtension>,
+    ) -> Result<Answer<LeaseView>, Problem> {
+        extend_one(&auth, source(&topic, &subscription), receipt.0.0, &body.0).await
+    }
+
+    /// Give a message of a subscription back
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/leases/:receipt/releases",
+        method = "post",
+        operation_id = "release_subscription_message"
+    )]
+    async fn release(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        /// The receipt that `receive_subscription_messages` gave: paste yours.
+        receipt: Path<ReceiptSegment>,
+        body: Body<ReleaseRequest>,
+    ) -> Result<Empty, Problem> {
+        let source = source(&topic, &subscription);
+        settle_one(&auth, source, receipt.0.0, release(body.0.outcome)).await?;
+        Ok(Empty::done())
+    }
+
+    /// Settle many leases of a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/settlements",
+        method = "post",
+        operation_id = "settle_subscription_messages"
+    )]
+    async fn settle(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        body: Body<SettlementRequest>,
+    ) -> Result<Answer<SettlementResponse>, Problem> {
+        settle_all(&auth, source(&topic, &subscription), body.0).await
+    }
+}

@@ -1,0 +1,170 @@
+//! Topics end to end: publish, filter, receive, links, deaths; and a crash between the two
+//! streams of a link.
+#![allow(clippy::unwrap_used)]
+
+use super::testing::{broker, user};
+use super::{
+    Action, Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, ReceiveRequest,
+    ReceivedMessage, Refusal, ReleaseOutcome, SendStatus, Settlement, Source, SubscriptionChange,
+    TopicChange,
+};
+use crate::protocol::record::Start;
+use std::sync::Arc;
+
+fn message(text: &str, routing_key: &str) -> OutgoingMessage {
+    let routing_key = Some(routing_key.to_owned());
+    OutgoingMessage { routing_key, ..OutgoingMessage::of(Body::Text(text.to_owned())) }
+}
+
+async fn publish(broker: &Arc<Broker>, by: &Caller, text: &str, routing_key: &str) -> i32 {
+    let messages = vec![message(text, routing_key)];
+    let published = broker.publish(by, "news", messages, Durability::Quorum, false, None).await;
+    let published = published.unwrap().remove(0);
+    assert!(matches!(published.result.status, SendStatus::Stored { .. }));
+    published.matched
+}
+
+async fn subscribe(broker: &Broker, by: &Caller, name: &str, change: SubscriptionChange) {
+    broker.put_subscription(by, "news", name, &change).await.unwrap();
+}
+
+fn filter(routing_key: &str) -> SubscriptionChange {
+    let filter = crate::protocol::record::Filter {
+        routing_key: Some(routing_key.to_owned()),
+        ..Default::default()
+    };
+    SubscriptionChange { filter: Some(filter), ..SubscriptionChange::default() }
+}
+
+async fn receive(broker: &Broker, by: &Caller, source: Source<'_>) -> Vec<ReceivedMessage> {
+    let request = ReceiveRequest { max_messages: 10, ..ReceiveRequest::default() };
+    broker.receive(by, source, request, || {}).await.unwrap()
+}
+
+fn texts(messages: &[ReceivedMessage]) -> Vec<String> {
+    let text = |message: &ReceivedMessage| match &message.body {
+        Body::Text(text) => text.clone(),
+        Body::Binary(_) => String::new(),
+    };
+    messages.iter().map(text).collect()
+}
+
+fn sub(name: &str) -> Source<'_> {
+    Source::Subscription { topic: "news", name }
+}
+
+async fn news(broker: &Broker) -> Caller {
+    let ana = user(broker, "ana").await;
+    broker.put_topic(&ana, "news", TopicChange::default()).await.unwrap();
+    ana
+}
+
+#[tokio::test]
+async fn g2_a_publish_reaches_every_subscription_that_matches_and_no_other() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    assert_eq!(publish(&broker, &ana, "nobody", "sports.tennis").await, 0);
+    subscribe(&broker, &ana, "all", SubscriptionChange::default()).await;
+    subscribe(&broker, &ana, "sports", filter("sports.*")).await;
+    assert_eq!(publish(&broker, &ana, "one", "sports.tennis").await, 2);
+    assert_eq!(publish(&broker, &ana, "two", "weather").await, 1);
+    assert_eq!(texts(&receive(&broker, &ana, sub("all")).await), ["one", "two"]);
+    let got = receive(&broker, &ana, sub("sports")).await;
+    assert_eq!(texts(&got), ["one"]);
+    let receipt = got[0].receipt.clone().unwrap();
+    let ack = vec![Settlement { receipt: receipt.clone(), action: Action::Ack }];
+    broker.settle(&ana, sub("sports"), ack.clone()).await.unwrap();
+    let other = broker.settle(&ana, sub("all"), ack).await.unwrap();
+    assert!(matches!(other[0], super::Verdict::Invalid), "a receipt is of one subscription");
+    let eva = user(&broker, "eva").await;
+    let request = ReceiveRequest { max_messages: 1, ..ReceiveRequest::default() };
+    let refused = broker.receive(&eva, sub("all"), request, || {}).await.unwrap_err();
+    assert_eq!(refused, Refusal::NotOwner { what: "subscription" });
+}
+
+#[tokio::test]
+async fn what_nobody_wants_is_refused_where_a_route_is_required() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    subscribe(&broker, &ana, "sports", filter("sports.#")).await;
+    let messages = vec![message("a", "weather"), message("b", "sports")];
+    let published = broker.publish(&ana, "news", messages, Durability::Quorum, true, None).await;
+    let published = published.unwrap();
+    assert!(matches!(published[0].result.status, SendStatus::Failed(Refusal::Unroutable)));
+    assert_eq!((published[0].matched, published[1].matched), (0, 1));
+    assert_eq!(texts(&receive(&broker, &ana, sub("sports")).await), ["b"]);
+}
+
+#[tokio::test]
+async fn a_late_subscription_starts_new_or_with_what_is_kept_for_another() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    subscribe(&broker, &ana, "first", SubscriptionChange::default()).await;
+    publish(&broker, &ana, "old", "sports").await;
+    publish(&broker, &ana, "other", "weather").await;
+    subscribe(&broker, &ana, "new", SubscriptionChange::default()).await;
+    let earliest = SubscriptionChange { start: Some(Start::Earliest), ..filter("sports") };
+    subscribe(&broker, &ana, "early", earliest).await;
+    publish(&broker, &ana, "young", "sports").await;
+    assert_eq!(texts(&receive(&broker, &ana, sub("new")).await), ["young"]);
+    assert_eq!(texts(&receive(&broker, &ana, sub("early")).await), ["old", "young"]);
+    assert_eq!(receive(&broker, &ana, sub("first")).await.len(), 3);
+}
+
+#[tokio::test]
+async fn g15_a_link_puts_exactly_one_copy_into_its_queue_however_often_it_is_forwarded() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    broker.put_queue(&ana, "inbox", QueueChange::default()).await.unwrap();
+    let into = SubscriptionChange { deliver_to: Some("inbox".into()), ..filter("sports.#") };
+    subscribe(&broker, &ana, "link", into).await;
+    assert_eq!(publish(&broker, &ana, "goal", "sports.football").await, 1);
+    assert_eq!(publish(&broker, &ana, "rain", "weather").await, 0);
+    let got = receive(&broker, &ana, Source::Queue("inbox")).await;
+    assert_eq!(texts(&got), ["goal"]);
+    assert_eq!((got[0].topic.as_deref(), got[0].sender.as_str()), (Some("news"), "ana"));
+    let receipt = got[0].receipt.clone().unwrap();
+    let ack = vec![Settlement { receipt, action: Action::Ack }];
+    broker.settle(&ana, Source::Queue("inbox"), ack).await.unwrap();
+    let request = ReceiveRequest { max_messages: 1, ..ReceiveRequest::default() };
+    let refused = broker.receive(&ana, sub("link"), request, || {}).await.unwrap_err();
+    assert_eq!(refused, Refusal::DeliversToQueue);
+    // Nothing waits in the topic, and a second look moves nothing.
+    let record = broker.catalog.topic(&crate::base::names::TopicName::parse("news").unwrap());
+    let record = record.unwrap();
+    broker.forward_left(&record, record.topic().unwrap()).await.unwrap();
+    assert!(receive(&broker, &ana, Source::Queue("inbox")).await.is_empty());
+}
+
+#[tokio::test]
+async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    broker.put_queue(&ana, "graves", QueueChange::default()).await.unwrap();
+    let mortal = SubscriptionChange {
+        max_failures: Some(1),
+        dead_letter: Some("graves".into()),
+        ..SubscriptionChange::default()
+    };
+    subscribe(&broker, &ana, "mortal", mortal).await;
+    publish(&broker, &ana, "ill", "x").await;
+    let got = receive(&broker, &ana, sub("mortal")).await;
+    let action = Action::Release { outcome: ReleaseOutcome::Failed, delay_seconds: None };
+    let receipt = got[0].receipt.clone().unwrap();
+    broker.settle(&ana, sub("mortal"), vec![Settlement { receipt, action }]).await.unwrap();
+    let name = crate::base::names::TopicName::parse("news").unwrap();
+    let record = broker.catalog.topic(&name).unwrap();
+    let key = crate::protocol::record::RecordKey::new(
+        crate::protocol::record::Kind::Topic,
+        name.as_str(),
+    );
+    let stream = broker.stream_of(&record, record.topic().unwrap()).unwrap();
+    for _ in 0..2 {
+        broker.move_dead(&key, &record, &stream).await;
+    }
+    let got = receive(&broker, &ana, Source::Queue("graves")).await;
+    assert_eq!(texts(&got), ["ill"]);
+    let died = got[0].dead_letter.clone().unwrap();
+    assert_eq!(died.queue, "news/mortal");
+    assert!(receive(&broker, &ana, sub("mortal")).await.is_empty());
+}
