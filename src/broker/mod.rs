@@ -14,6 +14,7 @@ mod cursors;
 pub mod deletions;
 mod first_admin;
 pub mod grants;
+mod queue_settings;
 pub mod queues;
 mod rates;
 pub mod receipts;
@@ -22,6 +23,8 @@ pub mod refusal;
 pub mod rights;
 pub mod send;
 pub mod sessions;
+#[cfg(test)]
+mod settings_tests;
 pub mod settle;
 pub mod sources;
 #[cfg(test)]

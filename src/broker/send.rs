@@ -292,7 +292,13 @@ impl Broker {
             }
             op::Refusal::Overloaded => Refusal::Overloaded { why: "too many writes are waiting" },
             op::Refusal::OtherContent => Refusal::IdempotencyMismatch,
-            op::Refusal::Full => Refusal::Quota { what: "bytes (max_bytes)", limit: 0 },
+            op::Refusal::Full => {
+                let bytes = self
+                    .catalog
+                    .queue(name)
+                    .and_then(|r| r.queue()?.config.max_bytes.try_into().ok());
+                Refusal::Quota { what: "bytes (max_bytes)", limit: bytes.unwrap_or(0) }
+            }
             op::Refusal::TooManyKeys => {
                 Refusal::Quota { what: "remembered keys", limit: limits::IDENTITIES_MAX }
             }
