@@ -503,7 +503,8 @@ def beyond(schema):
     if "minimum" in schema:
         found.append(schema["minimum"] - 1)
     if "maximum" in schema:
-        found += [schema["maximum"] + 1, 2**31, 2**63, 1.5]
+        found += [schema["maximum"] + 1, 2**63, 1.5]
+        found += [2**31] if schema["maximum"] < 2**31 else []
     if schema.get("minLength"):
         found.append("a" * (schema["minLength"] - 1))
     if "maxLength" in schema:
