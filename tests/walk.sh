@@ -119,6 +119,20 @@ call GET /v1/queues/orders "${bob[@]}"; problem 403 forbidden
 call GET /v1/queues/missing "${alice[@]}"; problem 404 queue-not-found
 json PATCH /v1/queues/orders '{"lease_seconds":60}' "${alice[@]}" -H 'if-match: "stale"'; problem 412 precondition-failed
 json PATCH /v1/queues/orders '{"lease_seconds":60}' "${alice[@]}" -H "if-match: \"$etag\""; want 200; is .config.lease_seconds 60
+settings='{"lease_seconds":40,"max_message_bytes":2000,"replicas":1,"retention_seconds":3600,"delay_seconds":60,"max_failures":3,"backoff_min_seconds":1,"backoff_max_seconds":8,"dedup_seconds":0,"max_in_flight":1,"max_bytes":1000000,"ordering":"group","paused":true}'
+json PUT /v1/queues/settings "$settings" "${alice[@]}"; want 201
+[ "$(jq -cS .config <body)" = "$(jq -cS . <<<"$settings")" ] || die "other settings than were put: $body"
+json PUT /v1/queues/settings "$(jq -c .config <body)" "${alice[@]}"; want 200
+json PUT /v1/queues/settings '{"ordering":"best_effort","paused":false}' "${alice[@]}"; problem 409 config-differs; is '[.errors[].field]|join(" ")' 'ordering paused'
+json PATCH /v1/queues/settings '{"ordering":"best_effort"}' "${alice[@]}"; problem 422 validation; is '.errors[0].field' ordering
+json PATCH /v1/queues/settings '{"delay_seconds":3601}' "${alice[@]}"; problem 422 validation; is '.errors[0].field' delay_seconds
+json PATCH /v1/queues/settings '{"delay_seconds":0,"paused":false,"max_bytes":1}' "${alice[@]}"; want 200; is .config.paused false; is .config.retention_seconds 3600
+json POST /v1/queues/settings/messages '{"messages":[{"body":"too much"}]}' "${alice[@]}"; problem 429 quota
+json PATCH /v1/queues/settings '{"max_bytes":0}' "${alice[@]}"; want 200
+json POST /v1/queues/settings/messages '{"messages":[{"body":"a"},{"body":"b"}]}' "${alice[@]}"; want 201
+json POST /v1/queues/settings/leases '{"max_messages":2}' "${alice[@]}"; want 200; is '.messages|length' 1
+json POST /v1/queues/settings/leases '{}' "${alice[@]}"; problem 429 in-flight-limit
+call DELETE /v1/queues/settings "${alice[@]}"; want 204
 for n in 1 2 3; do json PUT /v1/queues/list-$n '{}' "${alice[@]}"; want 201; done
 call GET '/v1/queues?prefix=list-&limit=2' "${alice[@]}"; want 200; is '.items|length' 2; cursor=$(field .next_cursor)
 call GET "/v1/queues?prefix=list-&limit=2&cursor=$cursor" "${alice[@]}"; want 200; is '.items[0].name' list-3; is .next_cursor null

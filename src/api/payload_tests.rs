@@ -55,7 +55,10 @@ fn a_wrong_shape_names_its_field() {
     assert_wrong::<ReceiveRequest>(r#"{"max_messages": 1.5}"#, "validation", "max_messages");
     assert_wrong::<ReceiveRequest>(r#"{"max_messages": 4294967297}"#, "validation", "max_messages");
     assert_wrong::<ReceiveRequest>(r#"{"auto_ack": "yes"}"#, "validation", "auto_ack");
-    assert_wrong::<QueueConfig>(r#"{"delay_seconds": 1}"#, "validation", "delay_seconds");
+    assert_wrong::<QueueConfig>(r#"{"delay": 1}"#, "validation", "delay");
+    assert_wrong::<QueueConfig>(r#"{"ordering": "fifo"}"#, "validation", "ordering");
+    assert_wrong::<QueueConfig>(r#"{"paused": 1}"#, "validation", "paused");
+    assert_wrong::<QueueConfig>(r#"{"max_bytes": 1e3}"#, "validation", "max_bytes");
 }
 
 #[test]

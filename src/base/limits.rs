@@ -81,22 +81,35 @@ pub const ATTRIBUTE_KEY_CHARS_MAX: usize = 128;
 pub const CONTENT_TYPE_CHARS_MAX: usize = 255;
 /// Characters of a routing key, and of a pattern of them.
 pub const ROUTING_KEY_CHARS_MAX: usize = 255;
-/// Messages of one queue under lease at once; above it 429 `in-flight-limit`. Metric
-/// `tertulia_in_flight_refused_total`.
-pub const IN_FLIGHT_MAX: usize = 120_000;
+/// Messages of one queue under lease at once, as far as its `max_in_flight` may go; above that
+/// setting 429 `in-flight-limit`. Metric `tertulia_in_flight_refused_total`.
+pub const IN_FLIGHT_MAX: i32 = 1_000_000;
+/// The same where the queue says nothing else.
+pub const IN_FLIGHT_DEFAULT: i32 = 120_000;
+/// Seconds for which a queue keeps a message, at least.
+pub const RETENTION_SECONDS_MIN: i32 = 60;
+/// The same, at most: ten years. Also the longest delay, as far as the queue's own retention goes.
+pub const RETENTION_SECONDS_MAX: i32 = 315_360_000;
+/// The same where the queue says nothing else: two weeks.
+pub const RETENTION_SECONDS_DEFAULT: i32 = 1_209_600;
+/// Failures after which a message may be dead; a queue with 0 lets none die.
+pub const FAILURES_MAX: i32 = 1_000;
+/// The same where the queue says nothing else.
+pub const FAILURES_DEFAULT: i32 = 10;
+/// Seconds of a pause after a failure.
+pub const BACKOFF_SECONDS_MAX: i32 = 86_400;
+/// Seconds of the longest such pause where the queue says nothing else.
+pub const BACKOFF_SECONDS_DEFAULT: i32 = 600;
+/// Seconds for which the key of a send may be remembered; with 0 keys are refused.
+pub const DEDUP_SECONDS_MAX: i32 = 604_800;
+/// The same where the queue says nothing else.
+pub const DEDUP_SECONDS_DEFAULT: i32 = 600;
+/// Bytes of all messages of one queue, as far as its `max_bytes` may go: the largest whole number
+/// that every JSON reader keeps exactly. Above that setting 429 `quota`.
+pub const QUEUE_BYTES_MAX: i64 = (1 << 53) - 1;
 /// Characters of a receipt.
 pub const RECEIPT_CHARS_MAX: usize = 512;
 
-/// Seconds that a message is kept, at least.
-pub const RETENTION_SECONDS_MIN: i32 = 60;
-/// Seconds that a message is kept, at most.
-pub const RETENTION_SECONDS_MAX: i32 = 315_360_000;
-/// Seconds that the key of a send is remembered, at most.
-pub const DEDUP_SECONDS_MAX: i32 = 604_800;
-/// Seconds until a failed message is due again, at most.
-pub const BACKOFF_SECONDS_MAX: i32 = 86_400;
-/// Failures until a message is dead, at most.
-pub const FAILURES_MAX: i32 = 1_000;
 /// What `max_in_flight` of one reader may be set to.
 pub const IN_FLIGHT_SETTING_MAX: i32 = 1_000_000;
 /// What `max_bytes` of one stream may be set to: the greatest whole number that every client reads.

@@ -20,6 +20,7 @@ mod ownership;
 pub mod publish;
 #[cfg(test)]
 mod publish_tests;
+mod queue_settings;
 pub mod queues;
 mod rates;
 pub mod receipts;
@@ -29,6 +30,8 @@ pub mod rights;
 pub mod send;
 pub mod sessions;
 mod settings;
+#[cfg(test)]
+mod settings_tests;
 pub mod settle;
 pub mod sources;
 pub mod subscriptions;

@@ -1,32 +1,17 @@
 //! Queues: their names, owners and settings.
 
 use super::changes::Step;
+pub use super::queue_settings::{DEFAULTS, QueueChange};
 use super::rights::{queue_name, require_scope};
-use super::{Answer, Broker, Caller, Difference, Entry, Fault, Page, Refusal, check_if_match};
+use super::{Answer, Broker, Caller, Entry, Page, Refusal, check_if_match};
 use crate::base::ids::Generation;
-use crate::base::limits::{
-    LEASE_SECONDS_DEFAULT, LEASE_SECONDS_MAX, MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_MAX,
-    QUEUES_PER_USER_MAX, REPLICAS_DEFAULT, REPLICAS_MAX,
-};
+use crate::base::limits::QUEUES_PER_USER_MAX;
 use crate::base::names::QueueName;
 use crate::metadata::Draft;
-use crate::protocol::record::{
-    Ending, Kind, Ordering, Queue, QueueConfig, Record, RecordKey, Right, State, Value,
-};
+use crate::protocol::record::{Ending, Kind, Queue, Record, RecordKey, Right, State, Value};
 use crate::security::DataKey;
 use std::collections::BTreeMap;
 use std::sync::Arc;
-
-/// Settings of a queue that were given; what is absent is not asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueChange {
-    /// Seconds of a lease where the receiver says nothing: 1 to 43,200.
-    pub lease_seconds: Option<i32>,
-    /// Bytes of one message: 1 to 16 MiB.
-    pub max_message_bytes: Option<i32>,
-    /// Copies: 1 to 7. Fixed once the queue exists [F20].
-    pub replicas: Option<i32>,
-}
 
 impl Broker {
     /// Makes a queue of the caller's; or, if it exists and the caller may manage it, compares the
@@ -100,7 +85,7 @@ impl Broker {
     /// Changes settings that can be changed.
     ///
     /// # Errors
-    /// `Invalid` (also for `replicas` that differ), `QueueNotFound`, `Forbidden`,
+    /// `Invalid` (also for `ordering` and `replicas` that differ), `QueueNotFound`, `Forbidden`,
     /// `PreconditionFailed`, `Overloaded`, `NotEnoughReplicas`.
     pub async fn update_queue(
         &self,
@@ -116,11 +101,9 @@ impl Broker {
             let (latest, queue) = live_queue(latest)?;
             self.require(by, queue, Right::Manage)?;
             check_if_match(if_match, latest)?;
-            if change.replicas.is_some_and(|wanted| wanted != queue.config.replicas) {
-                let message = "the number of replicas is fixed once the queue exists";
-                return Err(Refusal::invalid("replicas", "immutable", message));
-            }
+            change.check_fixed(&queue.config)?;
             let config = change.over(queue.config.clone());
+            change.check_result(&config)?;
             changed = config != queue.config;
             if !changed {
                 return Ok(Step::Keep(Arc::clone(latest)));
@@ -163,11 +146,13 @@ impl Broker {
         if self.catalog.count_queues_of(by.user) >= QUEUES_PER_USER_MAX {
             return Err(Refusal::Quota { what: "queues", limit: QUEUES_PER_USER_MAX });
         }
+        let config = given.over(DEFAULTS);
+        given.check_result(&config)?;
         let rng = &*self.rng;
         let (generation, now_ms) = (Generation::random(rng), self.clock.wall_ms());
         let queue = Queue {
             owner: by.user,
-            config: given.over(DEFAULTS),
+            config,
             ending: Ending::No,
             data_key: self.keys.wrap(generation, &DataKey::generate(rng), rng),
             grants: BTreeMap::new(),
@@ -175,92 +160,6 @@ impl Broker {
             updated_ms: now_ms,
         };
         Ok(Draft { generation, state: State::Live, value: Value::Queue(queue) })
-    }
-}
-
-/// What a queue is that says nothing.
-pub const DEFAULTS: QueueConfig = QueueConfig {
-    lease_seconds: LEASE_SECONDS_DEFAULT,
-    max_message_bytes: MESSAGE_BYTES_DEFAULT,
-    replicas: REPLICAS_DEFAULT,
-    retention_seconds: 1_209_600,
-    delay_seconds: 0,
-    max_failures: 10,
-    backoff_min_seconds: 0,
-    backoff_max_seconds: 600,
-    dedup_seconds: 600,
-    max_in_flight: 120_000,
-    max_bytes: 0,
-    ordering: Ordering::BestEffort,
-    dead_letter: None,
-    paused: false,
-};
-
-/// One setting: what is given, the most there may be (the least is 1), and where it is.
-struct Setting {
-    name: &'static str,
-    given: Option<i32>,
-    most: i32,
-    of: fn(&QueueConfig) -> i32,
-}
-
-impl QueueChange {
-    fn settings(&self) -> [Setting; 3] {
-        [
-            Setting {
-                name: "lease_seconds",
-                given: self.lease_seconds,
-                most: LEASE_SECONDS_MAX,
-                of: |config| config.lease_seconds,
-            },
-            Setting {
-                name: "max_message_bytes",
-                given: self.max_message_bytes,
-                most: MESSAGE_BYTES_MAX,
-                of: |config| config.max_message_bytes,
-            },
-            Setting {
-                name: "replicas",
-                given: self.replicas,
-                most: REPLICAS_MAX,
-                of: |config| config.replicas,
-            },
-        ]
-    }
-
-    fn check(&self) -> Answer<()> {
-        let faults =
-            self.settings().into_iter().filter_map(|Setting { name, given, most, .. }| {
-                let given = given.filter(|given| !(1..=most).contains(given))?;
-                Some(Fault::new(name, "range", format!("{given} is not within 1 to {most}")))
-            });
-        match faults.collect::<Vec<_>>() {
-            faults if faults.is_empty() => Ok(()),
-            faults => Err(Refusal::Invalid(faults)),
-        }
-    }
-
-    fn over(&self, config: QueueConfig) -> QueueConfig {
-        QueueConfig {
-            lease_seconds: self.lease_seconds.unwrap_or(config.lease_seconds),
-            max_message_bytes: self.max_message_bytes.unwrap_or(config.max_message_bytes),
-            replicas: self.replicas.unwrap_or(config.replicas),
-            ..config
-        }
-    }
-
-    fn differences(&self, config: &QueueConfig) -> Vec<Difference> {
-        let differing =
-            self.settings().into_iter().filter_map(|Setting { name, given, of, .. }| {
-                let (wanted, actual) = (given?, of(config));
-                let told = |value: i32| value.to_string();
-                (wanted != actual).then(|| Difference {
-                    field: name,
-                    wanted: told(wanted),
-                    actual: told(actual),
-                })
-            });
-        differing.collect()
     }
 }
 

@@ -283,7 +283,10 @@ impl Broker {
             }
             op::Refusal::Overloaded => Refusal::Overloaded { why: "too many writes are waiting" },
             op::Refusal::OtherContent => Refusal::IdempotencyMismatch,
-            op::Refusal::Full => Refusal::Quota { what: "bytes (max_bytes)", limit: 0 },
+            op::Refusal::Full => {
+                let limit = usize::try_from(self.bytes_max(address)).unwrap_or(0);
+                Refusal::Quota { what: "bytes (max_bytes)", limit }
+            }
             op::Refusal::TooManyKeys => {
                 Refusal::Quota { what: "remembered keys", limit: limits::IDENTITIES_MAX }
             }
@@ -298,6 +301,19 @@ impl Broker {
                 Refusal::NotEnoughReplicas { outcome: Outcome::NotStored }
             }
         }
+    }
+
+    fn bytes_max(&self, address: &Address) -> i64 {
+        let bytes = match address {
+            Address::Queue(name) => {
+                self.catalog.queue(name).and_then(|record| Some(record.queue()?.config.max_bytes))
+            }
+            Address::Topic(name) => {
+                self.catalog.topic(name).and_then(|record| Some(record.topic()?.config.max_bytes))
+            }
+            Address::Subscription(_) => None,
+        };
+        bytes.unwrap_or(0)
     }
 
     fn refusal_of_sealed(&self, address: &Address) -> Refusal {

@@ -10,6 +10,35 @@ use crate::protocol::record::{self, Queue};
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 
+/// In which order messages are received.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[oai(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum Ordering {
+    /// Oldest first, as far as nothing fails.
+    BestEffort,
+    /// One message of a group is out at a time; one that failed holds its group back.
+    Group,
+}
+
+impl From<Ordering> for record::Ordering {
+    fn from(ordering: Ordering) -> Self {
+        match ordering {
+            Ordering::BestEffort => Self::BestEffort,
+            Ordering::Group => Self::Group,
+        }
+    }
+}
+
+impl From<record::Ordering> for Ordering {
+    fn from(ordering: record::Ordering) -> Self {
+        match ordering {
+            record::Ordering::BestEffort => Self::BestEffort,
+            record::Ordering::Group => Self::Group,
+        }
+    }
+}
+
 /// A queue's settings. In requests every field is optional; answers have them all.
 #[derive(Clone, Copy, Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -23,6 +52,39 @@ pub struct QueueConfig {
     /// Copies of each message, as far as there are nodes. Fixed once the queue exists. Default: 3.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub replicas: Option<i32>,
+    /// Seconds until a message is dropped, settled or not. Default: 1209600, two weeks.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub retention_seconds: Option<i32>,
+    /// Seconds until a message may be received where its sender says nothing; at most
+    /// `retention_seconds`. Default: 0.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub delay_seconds: Option<i32>,
+    /// Failures after which a message becomes a dead letter; 0: never. A lease that expires is a
+    /// failure. Default: 10.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub max_failures: Option<i32>,
+    /// Seconds until a message comes again after its first failure, and twice as long after each
+    /// next one; at most `backoff_max_seconds`. Default: 0.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub backoff_min_seconds: Option<i32>,
+    /// The longest such pause, in seconds. Default: 600.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub backoff_max_seconds: Option<i32>,
+    /// Seconds for which the key of a send is remembered; 0: keys are refused. Default: 600.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub dedup_seconds: Option<i32>,
+    /// Messages under lease at once. Default: 120000.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub max_in_flight: Option<i32>,
+    /// Bytes of all messages; 0: no limit. Default: 0.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<i64>,
+    /// In which order messages are received. Fixed once the queue exists. Default: `best_effort`.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub ordering: Option<Ordering>,
+    /// Receives find nothing. Default: false.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub paused: Option<bool>,
 }
 
 impl Validate for QueueConfig {
@@ -31,12 +93,34 @@ impl Validate for QueueConfig {
         bound("lease_seconds", Rule::Number(1, limits::LEASE_SECONDS_MAX as i64)),
         bound("max_message_bytes", Rule::Number(1, limits::MESSAGE_BYTES_MAX as i64)),
         bound("replicas", Rule::Number(1, limits::REPLICAS_MAX as i64)),
+        bound(
+            "retention_seconds",
+            Rule::Number(
+                limits::RETENTION_SECONDS_MIN as i64,
+                limits::RETENTION_SECONDS_MAX as i64,
+            ),
+        ),
+        bound("delay_seconds", Rule::Number(0, limits::RETENTION_SECONDS_MAX as i64)),
+        bound("max_failures", Rule::Number(0, limits::FAILURES_MAX as i64)),
+        bound("backoff_min_seconds", Rule::Number(0, limits::BACKOFF_SECONDS_MAX as i64)),
+        bound("backoff_max_seconds", Rule::Number(0, limits::BACKOFF_SECONDS_MAX as i64)),
+        bound("dedup_seconds", Rule::Number(0, limits::DEDUP_SECONDS_MAX as i64)),
+        bound("max_in_flight", Rule::Number(1, limits::IN_FLIGHT_MAX as i64)),
+        bound("max_bytes", Rule::Number(0, limits::QUEUE_BYTES_MAX)),
     ];
 
     fn validate(&self, faults: &mut Faults) {
         faults.number::<Self>("lease_seconds", self.lease_seconds);
         faults.number::<Self>("max_message_bytes", self.max_message_bytes);
         faults.number::<Self>("replicas", self.replicas);
+        faults.number::<Self>("retention_seconds", self.retention_seconds);
+        faults.number::<Self>("delay_seconds", self.delay_seconds);
+        faults.number::<Self>("max_failures", self.max_failures);
+        faults.number::<Self>("backoff_min_seconds", self.backoff_min_seconds);
+        faults.number::<Self>("backoff_max_seconds", self.backoff_max_seconds);
+        faults.number::<Self>("dedup_seconds", self.dedup_seconds);
+        faults.number::<Self>("max_in_flight", self.max_in_flight);
+        faults.number::<Self>("max_bytes", self.max_bytes);
     }
 }
 
@@ -46,6 +130,16 @@ impl From<QueueConfig> for QueueChange {
             lease_seconds: config.lease_seconds,
             max_message_bytes: config.max_message_bytes,
             replicas: config.replicas,
+            retention_seconds: config.retention_seconds,
+            delay_seconds: config.delay_seconds,
+            max_failures: config.max_failures,
+            backoff_min_seconds: config.backoff_min_seconds,
+            backoff_max_seconds: config.backoff_max_seconds,
+            dedup_seconds: config.dedup_seconds,
+            max_in_flight: config.max_in_flight,
+            max_bytes: config.max_bytes,
+            ordering: config.ordering.map(Into::into),
+            paused: config.paused,
         }
     }
 }
@@ -56,6 +150,16 @@ impl From<record::QueueConfig> for QueueConfig {
             lease_seconds: Some(config.lease_seconds),
             max_message_bytes: Some(config.max_message_bytes),
             replicas: Some(config.replicas),
+            retention_seconds: Some(config.retention_seconds),
+            delay_seconds: Some(config.delay_seconds),
+            max_failures: Some(config.max_failures),
+            backoff_min_seconds: Some(config.backoff_min_seconds),
+            backoff_max_seconds: Some(config.backoff_max_seconds),
+            dedup_seconds: Some(config.dedup_seconds),
+            max_in_flight: Some(config.max_in_flight),
+            max_bytes: Some(config.max_bytes),
+            ordering: Some(config.ordering.into()),
+            paused: Some(config.paused),
         }
     }
 }

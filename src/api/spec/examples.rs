@@ -78,7 +78,10 @@ const API_KEY: &str = r#"{"api_key_id": "YXBpX2tleV9vZl9hbGljZQ", "name": "lapto
 const QUEUE: &str = r#"{"name": "orders", "owner": "alice", "state": "live",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
     "etag": "MQ", "my_rights": ["send", "receive", "browse", "manage"],
-    "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3}}"#;
+    "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3,
+    "retention_seconds": 1209600, "delay_seconds": 0, "max_failures": 10,
+    "backoff_min_seconds": 0, "backoff_max_seconds": 600, "dedup_seconds": 600,
+    "max_in_flight": 120000, "max_bytes": 0, "ordering": "best_effort", "paused": false}}"#;
 const TOPIC: &str = r#"{"name": "news", "owner": "alice",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
     "etag": "MQ", "my_rights": ["publish", "subscribe", "manage"], "subscription_count": 1,

@@ -276,7 +276,7 @@ operations! {
     update_queue PATCH "/v1/queues/{queue}" queues Right("manage");
         body etag [200 "The queue as changed."]
         [FORBIDDEN, QUEUE_NOT_FOUND, PRECONDITION_FAILED]
-        "Fields that are absent stay. `replicas` cannot change.";
+        "Fields that are absent stay. `ordering` and `replicas` cannot change.";
     delete_queue DELETE "/v1/queues/{queue}" queues QueueOwner;
         [202 "It is being drained, and deleted when its last message is settled.",
         204 "It is gone, with its messages."]
@@ -294,7 +294,7 @@ operations! {
 
     send_messages POST "/v1/queues/{queue}/messages" messages Right("send");
         body [201 "At least one message is stored; each has its result."]
-        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING]
+        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING, QUOTA]
         "`quorum`: on disk on a majority before the answer. `all`: waits up to 5 seconds for the \
         others too. A request of which nothing is stored is never a success: it is the problem \
         of its first message.";

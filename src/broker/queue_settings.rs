@@ -1,0 +1,237 @@
+//! What of a queue can be set: within which bounds, what it is where nobody says, what goes
+//! together, and what is fixed once the queue exists.
+
+use super::{Answer, Difference, Fault, Refusal};
+use crate::base::limits;
+use crate::protocol::record::{Ordering, QueueConfig};
+
+/// Settings of a queue that were given; what is absent is not asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct QueueChange {
+    /// Seconds of a lease where the receiver says nothing: 1 to 43,200.
+    pub lease_seconds: Option<i32>,
+    /// Bytes of one message: 1 to 16 MiB.
+    pub max_message_bytes: Option<i32>,
+    /// Copies: 1 to 7. Fixed once the queue exists [F20].
+    pub replicas: Option<i32>,
+    /// Seconds until a message is dropped: 60 to 315,360,000.
+    pub retention_seconds: Option<i32>,
+    /// Seconds until a message is due where its sender says nothing: 0 to the retention.
+    pub delay_seconds: Option<i32>,
+    /// Failures after which a message is dead: 0 (never) to 1,000.
+    pub max_failures: Option<i32>,
+    /// Seconds of the pause after a first failure: 0 to the longest pause.
+    pub backoff_min_seconds: Option<i32>,
+    /// Seconds of the longest such pause: 0 to 86,400.
+    pub backoff_max_seconds: Option<i32>,
+    /// Seconds for which the key of a send is remembered: 0 (keys are refused) to 604,800.
+    pub dedup_seconds: Option<i32>,
+    /// Messages under lease at once: 1 to 1,000,000.
+    pub max_in_flight: Option<i32>,
+    /// Bytes of all messages: 0 (no limit) to 2^53 - 1.
+    pub max_bytes: Option<i64>,
+    /// In which order messages go out. Fixed once the queue exists [F20].
+    pub ordering: Option<Ordering>,
+    /// Receives find nothing.
+    pub paused: Option<bool>,
+}
+
+/// What a queue is that says nothing.
+pub const DEFAULTS: QueueConfig = QueueConfig {
+    lease_seconds: limits::LEASE_SECONDS_DEFAULT,
+    max_message_bytes: limits::MESSAGE_BYTES_DEFAULT,
+    replicas: limits::REPLICAS_DEFAULT,
+    retention_seconds: limits::RETENTION_SECONDS_DEFAULT,
+    delay_seconds: 0,
+    max_failures: limits::FAILURES_DEFAULT,
+    backoff_min_seconds: 0,
+    backoff_max_seconds: limits::BACKOFF_SECONDS_DEFAULT,
+    dedup_seconds: limits::DEDUP_SECONDS_DEFAULT,
+    max_in_flight: limits::IN_FLIGHT_DEFAULT,
+    max_bytes: 0,
+    ordering: Ordering::BestEffort,
+    dead_letter: None,
+    paused: false,
+};
+
+/// A setting that is a number.
+struct Number {
+    name: &'static str,
+    /// The least and the most it may be.
+    bounds: (i64, i64),
+    given: fn(&QueueChange) -> Option<i64>,
+    of: fn(&QueueConfig) -> i64,
+}
+
+const NUMBERS: [Number; 11] = [
+    Number {
+        name: "lease_seconds",
+        bounds: (1, limits::LEASE_SECONDS_MAX as i64),
+        given: |change| change.lease_seconds.map(i64::from),
+        of: |config| i64::from(config.lease_seconds),
+    },
+    Number {
+        name: "max_message_bytes",
+        bounds: (1, limits::MESSAGE_BYTES_MAX as i64),
+        given: |change| change.max_message_bytes.map(i64::from),
+        of: |config| i64::from(config.max_message_bytes),
+    },
+    Number {
+        name: "replicas",
+        bounds: (1, limits::REPLICAS_MAX as i64),
+        given: |change| change.replicas.map(i64::from),
+        of: |config| i64::from(config.replicas),
+    },
+    Number {
+        name: "retention_seconds",
+        bounds: (limits::RETENTION_SECONDS_MIN as i64, limits::RETENTION_SECONDS_MAX as i64),
+        given: |change| change.retention_seconds.map(i64::from),
+        of: |config| i64::from(config.retention_seconds),
+    },
+    Number {
+        name: "delay_seconds",
+        bounds: (0, limits::RETENTION_SECONDS_MAX as i64),
+        given: |change| change.delay_seconds.map(i64::from),
+        of: |config| i64::from(config.delay_seconds),
+    },
+    Number {
+        name: "max_failures",
+        bounds: (0, limits::FAILURES_MAX as i64),
+        given: |change| change.max_failures.map(i64::from),
+        of: |config| i64::from(config.max_failures),
+    },
+    Number {
+        name: "backoff_min_seconds",
+        bounds: (0, limits::BACKOFF_SECONDS_MAX as i64),
+        given: |change| change.backoff_min_seconds.map(i64::from),
+        of: |config| i64::from(config.backoff_min_seconds),
+    },
+    Number {
+        name: "backoff_max_seconds",
+        bounds: (0, limits::BACKOFF_SECONDS_MAX as i64),
+        given: |change| change.backoff_max_seconds.map(i64::from),
+        of: |config| i64::from(config.backoff_max_seconds),
+    },
+    Number {
+        name: "dedup_seconds",
+        bounds: (0, limits::DEDUP_SECONDS_MAX as i64),
+        given: |change| change.dedup_seconds.map(i64::from),
+        of: |config| i64::from(config.dedup_seconds),
+    },
+    Number {
+        name: "max_in_flight",
+        bounds: (1, limits::IN_FLIGHT_MAX as i64),
+        given: |change| change.max_in_flight.map(i64::from),
+        of: |config| i64::from(config.max_in_flight),
+    },
+    Number {
+        name: "max_bytes",
+        bounds: (0, limits::QUEUE_BYTES_MAX),
+        given: |change| change.max_bytes,
+        of: |config| config.max_bytes,
+    },
+];
+
+impl QueueChange {
+    /// Whether each number is within its bounds.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub(super) fn check(&self) -> Answer<()> {
+        let faults =
+            NUMBERS.iter().filter_map(|Number { name, bounds: (least, most), given, .. }| {
+                let given = given(self).filter(|given| !(least..=most).contains(&given))?;
+                let message = format!("{given} is not within {least} to {most}");
+                Some(Fault::new(name, "range", message))
+            });
+        refuse(faults.collect())
+    }
+
+    /// Whether what is fixed stays as it is.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub(super) fn check_fixed(&self, config: &QueueConfig) -> Answer<()> {
+        let fixed = [
+            ("replicas", self.replicas.is_some_and(|wanted| wanted != config.replicas)),
+            ("ordering", self.ordering.is_some_and(|wanted| wanted != config.ordering)),
+        ];
+        let changed = fixed.into_iter().filter(|(_, is_changed)| *is_changed);
+        let message = |name| format!("`{name}` is fixed once the queue exists");
+        refuse(changed.map(|(name, _)| Fault::new(name, "immutable", message(name))).collect())
+    }
+
+    /// Whether the settings go together as they are after the change. The fault is of a field that
+    /// was given: no other can be the reason.
+    ///
+    /// # Errors
+    /// `Invalid`.
+    pub(super) fn check_result(&self, config: &QueueConfig) -> Answer<()> {
+        let mut faults = Vec::new();
+        let (delay, retention) = (config.delay_seconds, config.retention_seconds);
+        if delay > retention {
+            let is_delay = self.delay_seconds.is_some();
+            let field = if is_delay { "delay_seconds" } else { "retention_seconds" };
+            let message = format!("a delay of {delay} s exceeds the retention of {retention} s");
+            faults.push(Fault::new(field, "range", message));
+        }
+        let (least, most) = (config.backoff_min_seconds, config.backoff_max_seconds);
+        if least > most {
+            let is_least = self.backoff_min_seconds.is_some();
+            let field = if is_least { "backoff_min_seconds" } else { "backoff_max_seconds" };
+            let message = format!("a first pause of {least} s exceeds the longest of {most} s");
+            faults.push(Fault::new(field, "range", message));
+        }
+        refuse(faults)
+    }
+
+    /// The settings after the change.
+    pub(super) fn over(&self, config: QueueConfig) -> QueueConfig {
+        QueueConfig {
+            lease_seconds: self.lease_seconds.unwrap_or(config.lease_seconds),
+            max_message_bytes: self.max_message_bytes.unwrap_or(config.max_message_bytes),
+            replicas: self.replicas.unwrap_or(config.replicas),
+            retention_seconds: self.retention_seconds.unwrap_or(config.retention_seconds),
+            delay_seconds: self.delay_seconds.unwrap_or(config.delay_seconds),
+            max_failures: self.max_failures.unwrap_or(config.max_failures),
+            backoff_min_seconds: self.backoff_min_seconds.unwrap_or(config.backoff_min_seconds),
+            backoff_max_seconds: self.backoff_max_seconds.unwrap_or(config.backoff_max_seconds),
+            dedup_seconds: self.dedup_seconds.unwrap_or(config.dedup_seconds),
+            max_in_flight: self.max_in_flight.unwrap_or(config.max_in_flight),
+            max_bytes: self.max_bytes.unwrap_or(config.max_bytes),
+            ordering: self.ordering.unwrap_or(config.ordering),
+            paused: self.paused.unwrap_or(config.paused),
+            ..config
+        }
+    }
+
+    /// What was given and is not so.
+    pub(super) fn differences(&self, config: &QueueConfig) -> Vec<Difference> {
+        let numbers = NUMBERS.iter().map(|Number { name, given, of, .. }| {
+            (*name, given(self).map(|wanted| wanted.to_string()), of(config).to_string())
+        });
+        let ordering = self.ordering.map(|wanted| ordering_word(wanted).to_owned());
+        let paused = self.paused.map(|wanted| wanted.to_string());
+        let others = [
+            ("ordering", ordering, ordering_word(config.ordering).to_owned()),
+            ("paused", paused, config.paused.to_string()),
+        ];
+        let differing = numbers.chain(others).filter_map(|(field, wanted, actual)| {
+            let wanted = wanted.filter(|wanted| *wanted != actual)?;
+            Some(Difference { field, wanted, actual })
+        });
+        differing.collect()
+    }
+}
+
+/// An order as clients write it.
+fn ordering_word(ordering: Ordering) -> &'static str {
+    match ordering {
+        Ordering::BestEffort => "best_effort",
+        Ordering::Group => "group",
+    }
+}
+
+fn refuse(faults: Vec<Fault>) -> Answer<()> {
+    if faults.is_empty() { Ok(()) } else { Err(Refusal::Invalid(faults)) }
+}
