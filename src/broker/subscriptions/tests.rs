@@ -163,6 +163,8 @@ async fn it_takes_subscribe_on_the_topic_and_send_on_the_queue() {
     // The name is eva's now, whatever others may do with the topic.
     assert_eq!(put(&ana, none()).await, Err(Refusal::NameTaken { what: "subscription" }));
     assert!(!put(&root, none()).await.unwrap().0);
+    let leo = user(&broker, "leo").await;
+    assert_eq!(put(&leo, none()).await, needs("subscribe"));
 }
 
 #[tokio::test]
