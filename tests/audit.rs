@@ -70,6 +70,7 @@ async fn bob(walk: &Journey) -> Vec<String> {
     walk.go("grant", ("PUT", &grants), &bob, rights, 200).await;
     walk.go("revoke", ("DELETE", &grants), &bob, Value::Null, 204).await;
     walk.go("revoke-again", ("DELETE", &grants), &bob, Value::Null, 204).await;
+    topics(walk, &bob).await;
     let id = key["api_key_id"].as_str().unwrap();
     let path = format!("/v1/api-keys/{id}");
     walk.go("key-gone", ("DELETE", &path), &bob, Value::Null, 204).await;
@@ -80,6 +81,22 @@ async fn bob(walk: &Journey) -> Vec<String> {
     walk.go("logout", ("DELETE", "/v1/sessions/current"), &bob, Value::Null, 204).await;
     let seen = [&made["token"], &bound["token"], &key["secret"]];
     seen.iter().map(|secret| secret.as_str().unwrap().to_owned()).collect()
+}
+
+async fn topics(walk: &Journey, bob: &As) {
+    let (topic, sub) = ("/v1/topics/news", "/v1/topics/news/subscriptions/sports");
+    walk.go("topic", ("PUT", topic), bob, json!({}), 201).await;
+    walk.go("topic-again", ("PUT", topic), bob, json!({}), 200).await;
+    walk.go("topic-change", ("PATCH", topic), bob, json!({ "max_bytes": 1 }), 200).await;
+    let rights = json!({ "rights": ["publish", "subscribe"] });
+    walk.go("topic-grant", ("PUT", "/v1/topics/news/grants/*"), bob, rights, 200).await;
+    walk.go("sub", ("PUT", sub), bob, json!({}), 201).await;
+    walk.go("sub-again", ("PUT", sub), bob, json!({}), 200).await;
+    walk.go("sub-change", ("PATCH", sub), bob, json!({ "paused": true }), 200).await;
+    walk.go("sub-no-change", ("PATCH", sub), bob, json!({ "paused": true }), 200).await;
+    walk.go("sub-gone", ("DELETE", sub), bob, Value::Null, 204).await;
+    let path = "/v1/topics/news?messages=refuse";
+    walk.go("topic-gone", ("DELETE", path), bob, Value::Null, 204).await;
 }
 
 async fn root(walk: &Journey) {

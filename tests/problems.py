@@ -407,7 +407,7 @@ def path_of(operation, names=None, **more):
     """A path of an operation, from the parameters' examples or other values."""
     path = operation.path
     given = {"queue": "orders", "username": "bob", "session_id": "AAAA", "api_key_id": "AAAA",
-             "receipt": "AAAA", **(names or {}), **more}
+             "receipt": "AAAA", "topic": "news", "subscription": "sports", **(names or {}), **more}
     for name, value in given.items():
         path = path.replace("{" + name + "}", value)
     return path
@@ -567,7 +567,13 @@ def rights(client, alice, bob, carol):
             path = path_of(operation, queue="missing")
             client.problem("queue-not-found", method, path, value, alice)
         lacking = operation.may("forbidden") and not operation.may("not-owner")
-        if lacking and operation.may("queue-not-found"):
+        if "{topic}" in operation.path and "topic-not-found" in operation.codes(404):
+            path = path_of(operation, topic="missing")
+            client.problem("topic-not-found", method, path, value, alice)
+        if "{subscription}" in operation.path and operation.may("subscription-not-found"):
+            path = path_of(operation, subscription="missing")
+            client.problem("subscription-not-found", method, path, value, alice)
+        if lacking and (operation.may("queue-not-found") or operation.may("topic-not-found")):
             client.problem("forbidden", method, path_of(operation), value, carol)
         if operation.may("not-owner"):
             client.problem("not-owner", method, path_of(operation), value, bob)
@@ -759,6 +765,60 @@ def queues(client, alice, bob):
     differs(f"{gone}\n      wanted 404: the last message of a draining queue is settled")
 
 
+def topics(client, alice, bob):
+    answer = client.problem("config-differs", "PUT", "/v1/topics/news",
+                            {"max_bytes": 7, "replicas": 1}, alice, field="max_bytes")
+    if len((answer.json or {}).get("errors") or []) != 2:
+        differs(f"{answer}\n      wanted each setting that differs")
+    client.problem("name-taken", "PUT", "/v1/topics/news", {}, bob)
+    client.problem("validation", "PATCH", "/v1/topics/news", {"replicas": 1}, alice,
+                   field="replicas")
+    for wrong in ([], ["send"], ["publish", "publish"]):
+        client.problem("validation", "PUT", "/v1/topics/news/grants/bob", {"rights": wrong}, alice)
+    sports, bobs = (f"/v1/topics/news/subscriptions/{name}" for name in ("sports", "bobs"))
+    client.problem("name-taken", "PUT", sports, {}, bob)
+    client.problem("config-differs", "PUT", sports, {"filter": {}}, alice, field="filter")
+    for field, value in (("filter", {"routing_key": "a"}), ("start", "earliest"),
+                         ("deliver_to", "orders")):
+        client.problem("validation", "PATCH", sports, {field: value}, alice, field=field)
+    for value, field in (({"filter": {"routing_key": "a..b"}}, "filter.routing_key"),
+                         ({"filter": {"routing_key": ""}}, "filter.routing_key"),
+                         ({"filter": {"routing_key": 5}}, "filter.routing_key"),
+                         ({"filter": {"attributes": {"a b": ""}}}, "filter.attributes"),
+                         ({"filter": {"attributes": {"a": None}}}, "filter.attributes.a"),
+                         ({"filter": {"extra": 1}}, "filter.extra"),
+                         ({"filter": []}, "filter"), ({"start": "middle"}, "start"),
+                         ({"deliver_to": ""}, "deliver_to"), ({"deliver_to": "-a"}, "deliver_to"),
+                         ({"dead_letter": "orders"}, "dead_letter"),
+                         ({"dead_letter": "nowhere"}, "dead_letter"),
+                         ({"backoff_min_seconds": 601}, "backoff_min_seconds")):
+        client.problem("validation", "PUT", bobs, value, bob, field=field)
+    client.problem("queue-not-found", "PUT", bobs, {"deliver_to": "nowhere"}, bob)
+    client.problem("forbidden", "PUT", bobs, {"deliver_to": "second"}, bob)
+    client.ok(201, "PUT", bobs, {"deliver_to": "orders"}, bob)
+    linked = client.ok(200, "GET", "/v1/queues/orders", auth=alice).json
+    if linked.get("linked_from") != [{"topic": "news", "subscription": "bobs"}]:
+        differs(f"a linked queue says {linked.get('linked_from')}")
+    client.ok(204, "DELETE", "/v1/queues/orders/grants/bob", auth=alice)
+    if client.ok(200, "GET", bobs, auth=bob).json.get("status") != "suspended":
+        differs("who may not send into the queue any more has a subscription that is active")
+    given = {"rights": ["send", "receive"]}
+    client.ok(200, "PUT", "/v1/queues/orders/grants/bob", given, alice)
+    if client.ok(200, "GET", bobs, auth=bob).json.get("status") != "active":
+        differs("who may send into the queue again has a subscription that is suspended")
+    # What a view says may be put back.
+    config = client.ok(200, "GET", bobs, auth=bob).json["config"]
+    client.ok(200, "PUT", bobs, config, bob)
+    first = client.ok(200, "GET", "/v1/topics/news/subscriptions?limit=1", auth=alice).json
+    client.ok(200, "GET", f"/v1/topics/news/subscriptions?cursor={first['next_cursor']}",
+              auth=alice)
+    client.problem("validation", "GET", f"/v1/topics?cursor={first['next_cursor']}", auth=alice,
+                   field="query.cursor")
+    client.ok(204, "DELETE", bobs, auth=alice)
+    client.ok(204, "DELETE", "/v1/topics/other?messages=refuse", auth=alice)
+    client.problem("topic-not-found", "GET", "/v1/topics/other", auth=alice)
+
+
 def messages(client, alice):
     at = "/v1/queues/orders"
     for message, field in (
@@ -927,6 +987,12 @@ def first(client, node):
     client.ok(201, "PUT", "/v1/queues/orders", {}, alice)
     client.ok(201, "PUT", "/v1/queues/second", {}, alice)
     client.ok(200, "PUT", "/v1/queues/orders/grants/bob", {"rights": ["send", "receive"]}, alice)
+    for topic in ("news", "other"):
+        client.ok(201, "PUT", f"/v1/topics/{topic}", {}, alice)
+    rights_given = {"rights": ["publish", "subscribe"]}
+    client.ok(200, "PUT", "/v1/topics/news/grants/bob", rights_given, alice)
+    filtered = client.operation("put_subscription").example
+    client.ok(201, "PUT", "/v1/topics/news/subscriptions/sports", filtered, alice)
     answers(client, alice)
     credentials(client, alice)
     bodies(client, alice)
@@ -937,6 +1003,7 @@ def first(client, node):
     heads(client, node)
     people(client, alice, bob)
     queues(client, alice, bob)
+    topics(client, alice, bob)
     messages(client, alice)
     receipts(client, alice)
     rates(client, alice, bob)
@@ -956,6 +1023,7 @@ def second(client, node):
     client.problem("registration-closed", "POST", "/v1/users", dora)
     client.problem("registration-closed", "POST", "/v1/users", dora, eva)
     client.ok(201, "PUT", "/v1/queues/orders", {}, admin)
+    client.ok(201, "PUT", "/v1/topics/news", {}, admin)
     sent = {"messages": [{"body": "a"}, {"body": "b"}]}
     client.ok(201, "POST", "/v1/queues/orders/messages", sent, admin)
     lease = client.ok(200, "POST", "/v1/queues/orders/leases", {"lease_seconds": 600}, admin)
@@ -984,6 +1052,8 @@ def third(client, node, admin, receipt):
     client.problem("overloaded", "POST", "/v1/queues/orders/messages", sent, admin,
                    field="messages[1]")
     client.problem("overloaded", "PUT", "/v1/queues/more", {}, admin)
+    client.problem("overloaded", "PUT", "/v1/topics/more", {}, admin)
+    client.problem("overloaded", "PUT", "/v1/topics/news/subscriptions/more", {}, admin)
     client.problem("overloaded", "POST", "/v1/users", dora, admin)
     client.problem("overloaded", "POST", "/v1/sessions", root)
     client.problem("overloaded", "POST", "/v1/api-keys", {"name": "one"}, admin)

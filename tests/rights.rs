@@ -10,8 +10,12 @@ use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
 const PASSWORD: &str = "correct horse battery";
-/// Users that have nothing to do with anything, or exactly one right on the owner's queues.
-const OTHERS: [&str; 5] = ["stranger", "send", "receive", "browse", "manage"];
+/// Users that have nothing to do with anything, or exactly one right on the owner's queues and
+/// topics.
+const OTHERS: [&str; 7] =
+    ["stranger", "send", "receive", "browse", "publish", "subscribe", "manage"];
+const ON_QUEUES: [&str; 4] = ["send", "receive", "browse", "manage"];
+const ON_TOPICS: [&str; 3] = ["publish", "subscribe", "manage"];
 const ALL_SCOPES: [&str; 6] = ["send", "receive", "browse", "publish", "subscribe", "manage"];
 
 /// An operation of the document.
@@ -121,13 +125,27 @@ impl World {
         let (queue, owner) = (self.fresh("queue"), self.callers["owner"].clone());
         let path = format!("/v1/queues/{queue}");
         self.must("PUT", &path, &owner, json!({})).await;
-        for right in &OTHERS[1..] {
+        for right in ON_QUEUES {
             let path = format!("{path}/grants/{right}");
             self.must("PUT", &path, &owner, json!({ "rights": [right] })).await;
         }
         let body = json!({ "messages": [{ "body": "hello" }] });
         self.must("POST", &format!("{path}/messages"), &owner, body).await;
         queue
+    }
+
+    /// A topic of the owner's with the owner's subscription `there`, on which each of the others
+    /// has the right that it is named after.
+    async fn topic(&mut self) -> String {
+        let (topic, owner) = (self.fresh("topic"), self.callers["owner"].clone());
+        let path = format!("/v1/topics/{topic}");
+        self.must("PUT", &path, &owner, json!({})).await;
+        for right in ON_TOPICS {
+            let path = format!("{path}/grants/{right}");
+            self.must("PUT", &path, &owner, json!({ "rights": [right] })).await;
+        }
+        self.must("PUT", &format!("{path}/subscriptions/there"), &owner, json!({})).await;
+        topic
     }
 
     async fn receipt(&self, queue: &str) -> String {
@@ -150,6 +168,11 @@ impl World {
             if operation.id == "settle_messages" {
                 body = json!({ "ack": [self.receipt(&queue).await] });
             }
+        }
+        if path.contains("{topic}") {
+            let subscription = if operation.id == "put_subscription" { "new" } else { "there" };
+            path = path.replace("{topic}", &self.topic().await).replace("{username}", "*");
+            path = path.replace("{subscription}", subscription);
         }
         match operation.id.as_str() {
             "register_user" => {

@@ -178,6 +178,21 @@ json POST /v1/queues/orders/leases '{"wait_seconds":20,"auto_ack":true}' "${alic
 [ $((($(date +%s%N) - began) / 1000000)) -lt 10000 ] || die "a long poll is not woken"
 json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
 
+echo "4b. topics and subscriptions"
+json PUT /v1/topics/news '{}' "${alice[@]}"; want 201; is .owner alice; is .subscription_count 0; is .config.retention_seconds 1209600
+json PUT /v1/topics/news '{"dedup_seconds":600}' "${alice[@]}"; want 200
+json PUT /v1/topics/news '{"dedup_seconds":5}' "${alice[@]}"; problem 409 config-differs
+json PUT /v1/topics/news/subscriptions/bobs '{}' "${bob[@]}"; problem 403 forbidden
+json PUT '/v1/topics/news/grants/*' '{"rights":["subscribe"]}' "${alice[@]}"; want 200
+json PUT /v1/topics/news/subscriptions/bobs '{"filter":{"routing_key":"sports.#"}}' "${bob[@]}"; want 201; is .owner bob; is .status active; is .config.filter.routing_key 'sports.#'
+json PUT /v1/topics/news/subscriptions/links '{"deliver_to":"list-3"}' "${alice[@]}"; want 201
+call GET /v1/queues/list-3 "${alice[@]}"; want 200; is '.linked_from[0].subscription' links
+call GET /v1/topics/news/subscriptions "${alice[@]}"; want 200; is '.items|length' 2
+call GET /v1/topics/news/subscriptions "${bob[@]}"; want 200; is '.items|length' 1
+call DELETE /v1/topics/news "${bob[@]}"; problem 403 not-owner
+call DELETE '/v1/topics/news/grants/*' "${alice[@]}"; want 204
+call GET /v1/topics/news/subscriptions/bobs "${bob[@]}"; want 200; is .status suspended
+
 echo "5. the document and Swagger UI"
 call GET /openapi.json; want 200; cp body spec.json
 "$bin" openapi >printed.json || die "tertulia openapi failed"
@@ -219,7 +234,13 @@ json POST /v1/queues/list-1/leases '{"auto_ack":true}' "${alice[@]}"; want 200; 
 for _ in $(seq 50); do call GET /v1/queues/list-1 "${alice[@]}"; [ "$status" = 404 ] && break; read -rt 0.1 <> <(:) || :; done
 want 404
 call DELETE '/v1/queues/list-2?messages=refuse' "${alice[@]}"; want 204
+call GET /v1/topics/news "${alice[@]}"; want 200; is .subscription_count 2
 call DELETE /v1/queues/list-3 "${alice[@]}"; want 204
+call GET /v1/topics/news/subscriptions/links "${alice[@]}"; problem 404 subscription-not-found
+json PUT /v1/topics/gone '{}' "${alice[@]}"; want 201
+json PUT /v1/topics/gone/subscriptions/some '{}' "${alice[@]}"; want 201
+call DELETE '/v1/topics/gone?messages=refuse' "${alice[@]}"; want 204
+json PUT /v1/topics/gone '{}' "${alice[@]}"; want 201; is .subscription_count 0
 json PUT /v1/queues/list-3 '{}' "${alice[@]}"; want 201
 json POST /v1/queues/list-3/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
 call DELETE /v1/users/alice "${alice[@]}"; [ "$status" = 409 ] || [ "$status" = 403 ] || die "the owner of queues was deleted: $status"

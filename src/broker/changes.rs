@@ -13,6 +13,8 @@ const TRIES_MAX: usize = 16;
 const CONTENDED: Refusal = Refusal::Overloaded { why: "others keep changing the same record" };
 
 /// What a rule makes of a record's latest version.
+// A step lives for a moment and is never kept: its size costs nothing that a box would save.
+#[allow(clippy::large_enum_variant)]
 pub(crate) enum Step {
     /// Nothing is to be changed.
     Keep(Arc<Record>),

@@ -163,6 +163,8 @@ async fn it_takes_subscribe_on_the_topic_and_send_on_the_queue() {
     // The name is eva's now, whatever others may do with the topic.
     assert_eq!(put(&ana, none()).await, Err(Refusal::NameTaken { what: "subscription" }));
     assert!(!put(&root, none()).await.unwrap().0);
+    let leo = user(&broker, "leo").await;
+    assert_eq!(put(&leo, none()).await, needs("subscribe"));
 }
 
 #[tokio::test]
@@ -316,7 +318,11 @@ async fn a_queue_takes_along_what_delivers_into_it() {
         put(&broker, &eva, "link", &into("evas")).await;
         put(&broker, &eva, "other", &none()).await;
         match step {
-            0 => drop(broker.delete_queue(&eva, "evas", Messages::Discard, None).await.unwrap()),
+            0 => {
+                broker.delete_queue(&eva, "evas", Messages::Discard, None).await.unwrap();
+                // At once, without the worker.
+                assert_eq!(state(&broker, "link"), State::Free);
+            }
             1 => abandon(&broker, &queue_key, State::Sealed).await,
             // Written by somebody who had read the queue just before.
             _ => abandon(&broker, &queue_key, State::Free).await,

@@ -183,6 +183,9 @@ async fn f5_a_deletion_is_completed_from_wherever_it_stands() {
     broker.put_topic(&ana, "news", TopicChange::default()).await.unwrap();
     broker.put_subscription(&ana, "news", "a", &given).await.unwrap();
     broker.delete_topic(&ana, "news", true, None).await.unwrap();
+    // At once, without the worker.
+    let freed = broker.catalog.get(&RecordKey::subscription("news", "a")).unwrap();
+    assert_eq!(freed.state, State::Free);
     assert_eq!(broker.get_topic(&ana, "news").await, Err(Refusal::TopicNotFound));
     let (_, again) = broker.put_topic(&ana, "news", TopicChange::default()).await.unwrap();
     assert_eq!(broker.count_subscriptions(&again.record), 0);
