@@ -555,7 +555,10 @@ def parameters(client, auth):
                 if name == "cursor":
                     refused("?cursor=AAAA", "query.cursor")
             else:
-                for wrong in ('"two", "tags"', "a b", '"'):
+                many = "a" * (schema["maxLength"] + 1)
+                wrongs = {"If-Match": ('"two", "tags"', "a b", '"'),
+                          "Idempotency-Key": ("a b", "\u00e9", many)}
+                for wrong in wrongs[name]:
                     refused("", f"header.{name}", {name: wrong})
 
 
@@ -764,6 +767,18 @@ def messages(client, alice):
         ({"body": "a", "attributes": {"a": 1}}, "messages[0].attributes.a"),
         ({"body": "a", "attributes": {"a": "b" * 1025}}, "messages[0].attributes.a"),
         ({"body": "a", "attributes": {f"k{n}": "" for n in range(33)}}, "messages[0].attributes"),
+        ({"body": "a", "routing_key": "a..b"}, "messages[0].routing_key"),
+        ({"body": "a", "routing_key": "a" * 256}, "messages[0].routing_key"),
+        ({"body": "a", "group": ""}, "messages[0].group"),
+        ({"body": "a", "dedup_id": "a" * 129}, "messages[0].dedup_id"),
+        ({"body": "a", "delay_seconds": -1}, "messages[0].delay_seconds"),
+        ({"body": "a", "delay_seconds": 1209601}, "messages[0].delay_seconds"),
+        ({"body": "a", "deliver_at": "soon"}, "messages[0].deliver_at"),
+        ({"body": "a", "deliver_at": "9999-01-01T00:00:00Z"}, "messages[0].deliver_at"),
+        ({"body": "a", "deliver_at": "2026-01-01T00:00:00Z", "delay_seconds": 1},
+         "messages[0].deliver_at"),
+        ({"body": "a", "ttl_seconds": 0}, "messages[0].ttl_seconds"),
+        ({"body": "a", "ttl_seconds": 1209601}, "messages[0].ttl_seconds"),
     ):
         value = {"messages": [message]}
         client.problem("validation", "POST", f"{at}/messages", value, alice, field=field)
@@ -776,6 +791,7 @@ def messages(client, alice):
         {"body": "", "attributes": {"k" * 128: "v" * 1024}, "content_type": "a" * 255}]}, alice)
     client.ok(200, "POST", f"{at}/leases", {"auto_ack": True}, alice)
 
+    keyed(client, alice, at)
     small = {"max_message_bytes": 40}
     client.ok(201, "PUT", "/v1/queues/small", small, alice)
     big = {"body": "a" * 41}
@@ -786,6 +802,27 @@ def messages(client, alice):
     results = (answer.json or {}).get("results") or [{}, {}]
     if (results[0].get("code"), results[1].get("status")) != ("too-large", "stored"):
         differs(f"{answer}\n      wanted too-large and stored")
+
+
+def keyed(client, alice, at):
+    """The same key twice: the same message is a duplicate, another one is refused."""
+    key, one = {"idempotency-key": "a!~"}, {"messages": [{"body": "one"}]}
+    first = client.ok(201, "POST", f"{at}/messages", one, alice, headers=key).json["results"][0]
+    again = client.ok(201, "POST", f"{at}/messages", one, alice, headers=key).json["results"][0]
+    if (again["status"], again["id"]) != ("duplicate", first["id"]):
+        differs(f"the same send under the same key: {first}, then {again}")
+    client.problem("idempotency-mismatch", "POST", f"{at}/messages",
+                   {"messages": [{"body": "two"}]}, alice, headers=key, field="messages[0]")
+    twice = {"messages": [{"body": "a", "dedup_id": "d"}, {"body": "b", "dedup_id": "d"}]}
+    client.problem("validation", "POST", f"{at}/messages", twice, alice,
+                   field="messages[1].dedup_id")
+    client.problem("validation", "POST", f"{at}/leases", {"auto_ack": True}, alice, headers=key,
+                   field="header.Idempotency-Key")
+    client.ok(200, "POST", f"{at}/leases", {"auto_ack": True}, alice)
+    config = client.document["components"]["schemas"]["QueueConfig"]["properties"]
+    if "max_bytes" in config:
+        client.ok(201, "PUT", "/v1/queues/full", {"max_bytes": 1}, alice)
+        client.problem("quota", "POST", "/v1/queues/full/messages", one, alice)
 
 
 def receipts(client, alice):
@@ -813,6 +850,8 @@ def receipts(client, alice):
     for operation in settling[:2]:
         path = path_of(operation, queue="once", receipt=receipt)
         client.problem("lease-lost", operation.method, path, operation.example, alice)
+    client.problem("validation", "POST", f"/v1/queues/once/leases/{receipt}/releases",
+                   {"delay_seconds": 1209601}, alice, field="delay_seconds")
     # Released, then leased by another: all three have lost it.
     client.ok(200, "POST", "/v1/queues/once/leases", {}, alice)
     for operation in settling:
@@ -839,6 +878,9 @@ def receipts(client, alice):
         ({"release": [{"receipt": "a", "outcome": None}]}, "release[0].outcome"),
         ({"release": [{"receipt": "a", "outcome": 5}]}, "release[0].outcome"),
         ({"release": [["a"]]}, "release[0]"),
+        ({"release": [{"receipt": "a", "delay_seconds": -1}]}, "release[0].delay_seconds"),
+        ({"ack": ["b"], "release": [{"receipt": "a", "delay_seconds": 1209601}]},
+         "release[0].delay_seconds"),
         ({"extend": [["a", 5]]}, "extend[0]"),
     ):
         client.problem("validation", "POST", at, value, alice, field=field)

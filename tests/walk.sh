@@ -164,6 +164,20 @@ json POST /v1/queues/orders/leases '{"wait_seconds":20,"auto_ack":true}' "${alic
 [ $((($(date +%s%N) - began) / 1000000)) -lt 10000 ] || die "a long poll is not woken"
 json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
 
+key=(-H 'idempotency-key: order-1')
+json POST /v1/queues/orders/messages '{"messages":[{"body":"once","routing_key":"a.b","group":"g"}]}' "${alice[@]}" "${key[@]}"; want 201; is '.results[0].status' stored; id=$(field '.results[0].id')
+json POST /v1/queues/orders/messages '{"messages":[{"body":"once","routing_key":"a.b","group":"g"}]}' "${alice[@]}" "${key[@]}"; want 201; is '.results[0].status' duplicate; is '.results[0].id' "$id"
+json POST /v1/queues/orders/messages '{"messages":[{"body":"twice"}]}' "${alice[@]}" "${key[@]}"; problem 422 idempotency-mismatch
+json POST /v1/queues/orders/leases '{"lease_seconds":600}' "${alice[@]}" "${key[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].routing_key' a.b; is '.messages[0].group' g
+first=$(field '.messages[0].fence')
+json POST /v1/queues/orders/leases '{"lease_seconds":600}' "${alice[@]}" "${key[@]}"; want 200; is '.messages[0].fence' "$first"
+receipt=$(field '.messages[0].receipt')
+json POST "/v1/queues/orders/leases/$receipt/releases" '{"outcome":"poison"}' "${alice[@]}"; want 204
+json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
+json POST /v1/queues/orders/leases '{"from":"dead"}' "${alice[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].dead_letter.reason' poison; is '.messages[0].dead_letter.queue' orders
+receipt=$(field '.messages[0].receipt')
+call DELETE "/v1/queues/orders/leases/$receipt" "${alice[@]}"; want 204
+
 echo "5. the document and Swagger UI"
 call GET /openapi.json; want 200; cp body spec.json
 "$bin" openapi >printed.json || die "tertulia openapi failed"

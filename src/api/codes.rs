@@ -63,11 +63,11 @@ codes! {
     NOT_EMPTY = "not-empty", 409, "The queue is not empty";
     STILL_OWNS = "still-owns", 409, "The user still owns queues";
     DRAINING = "draining", 409, "The queue is being drained";
-    IDEMPOTENCY_MISMATCH = "idempotency-mismatch", 422, "Another message was sent under this key";
     PRECONDITION_FAILED = "precondition-failed", 412, "It has changed since it was read";
     TOO_LARGE = "too-large", 413, "The request or a message is too large";
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "The body must be application/json";
     VALIDATION = "validation", 422, "A field, header or parameter is wrong";
+    IDEMPOTENCY_MISMATCH = "idempotency-mismatch", 422, "Another message was sent under this key";
     RECEIPT_INVALID = "receipt-invalid", 422, "This is no receipt of this queue";
     RATE_LIMITED = "rate-limited", 429, "Too many attempts", retry;
     IN_FLIGHT_LIMIT = "in-flight-limit", 429, "Too many messages are under lease", retry;

@@ -324,10 +324,68 @@ impl<'a> ApiExtractor<'a> for IfMatch {
     }
 }
 
+/// The header `Idempotency-Key`: names a request, so that its repeat is known.
+pub struct IdempotencyKey(pub Option<String>);
+
+/// The key, if the header's values are one.
+fn parse_key(values: &[&[u8]]) -> Result<Option<String>, Problem> {
+    let is_visible = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_graphic);
+    match values {
+        [] => Ok(None),
+        [key] if (1..=limits::KEY_CHARS_MAX).contains(&key.len()) && is_visible(key) => {
+            Ok(Some(String::from_utf8_lossy(key).into_owned()))
+        }
+        _ => {
+            let max = limits::KEY_CHARS_MAX;
+            let message = format!("one key of 1 to {max} visible ASCII characters");
+            Err(Problem::invalid("header.Idempotency-Key", message, "pattern"))
+        }
+    }
+}
+
+impl<'a> ApiExtractor<'a> for IdempotencyKey {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        let schema = text("^[!-~]+$", 1, limits::KEY_CHARS_MAX);
+        Some(MetaSchemaRef::Inline(Box::new(schema)))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let values = request.headers().get_all("idempotency-key");
+        let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+        Ok(Self(parse_key(&values)?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_key_is_one_visible_text() {
+        assert_eq!(parse_key(&[]).unwrap(), None);
+        let long = [b'~'; 129];
+        for fine in [b"!".as_slice(), b"order-1/\"x\"", &long[1..]] {
+            assert_eq!(parse_key(&[fine]).unwrap().unwrap().as_bytes(), fine);
+        }
+        for wrong in [b"".as_slice(), b"a b", b"\x7f", "é".as_bytes(), &long] {
+            let problem = parse_key(&[wrong]).unwrap_err();
+            assert_eq!(problem.errors.unwrap()[0].field, "header.Idempotency-Key", "{wrong:?}");
+        }
+        assert!(parse_key(&[b"a", b"a"]).is_err(), "which of the two?");
+    }
 
     #[test]
     fn etags_lose_their_wrapping() {

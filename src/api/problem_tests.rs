@@ -22,6 +22,8 @@ fn every_refusal() -> Vec<(Refusal, &'static str)> {
         (Refusal::Draining, "draining"),
         (Refusal::PreconditionFailed, "precondition-failed"),
         (Refusal::Invalid(vec![fault]), "validation"),
+        (Refusal::TooLarge { limit: 7 }, "too-large"),
+        (Refusal::IdempotencyMismatch, "idempotency-mismatch"),
         (Refusal::ReceiptInvalid, "receipt-invalid"),
         (Refusal::RateLimited { retry_after_seconds: 7 }, "rate-limited"),
         (Refusal::InFlightLimit, "in-flight-limit"),

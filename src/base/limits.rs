@@ -74,6 +74,12 @@ pub const ATTRIBUTES_MAX: usize = 32;
 pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
 /// Characters of an attribute's key.
 pub const ATTRIBUTE_KEY_CHARS_MAX: usize = 128;
+/// Characters of a routing key.
+pub const ROUTING_KEY_CHARS_MAX: usize = 255;
+/// Characters of a group's name, of a message's `dedup_id`, and of an `Idempotency-Key`.
+pub const KEY_CHARS_MAX: usize = 128;
+/// Seconds of a delay or a time to live, whatever the queue's retention.
+pub const DELAY_SECONDS_MAX: i32 = 315_360_000;
 /// Characters of a content type.
 pub const CONTENT_TYPE_CHARS_MAX: usize = 255;
 /// Messages of one queue under lease at once; above it 429 `in-flight-limit`. Metric

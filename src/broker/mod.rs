@@ -29,7 +29,7 @@ pub(crate) mod testing;
 mod upkeep;
 pub mod users;
 
-pub use crate::message::envelope::Body;
+pub use crate::message::envelope::{Body, DeathReason};
 pub use crate::protocol::op::ReleaseOutcome;
 pub use deletions::{Deleted, Messages};
 pub use queues::QueueChange;

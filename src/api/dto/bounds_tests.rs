@@ -23,6 +23,10 @@ fn samples(rule: Rule, template: &Value) -> (Vec<Value>, Vec<Value>) {
             }
             (vec![text(min), text(max)], beyond)
         }
+        Rule::Words(max) => {
+            let beyond = vec![text(max + 1), json!(""), json!("a..b"), json!(".a"), json!("a.")];
+            (vec![text(1), text(max), json!("a.b.é")], beyond)
+        }
         Rule::Name => {
             let beyond = vec![json!(""), text(129), json!("a b"), json!(".a"), json!("me")];
             (vec![text(1), text(128)], beyond)

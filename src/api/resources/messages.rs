@@ -6,7 +6,7 @@ use crate::api::dto::messages::{
     SendResult,
 };
 use crate::api::httpd::in_flight::InFlight;
-use crate::api::params::{Path, Query, QueueSegment};
+use crate::api::params::{IdempotencyKey, Path, Query, QueueSegment};
 use crate::api::payload::{Answer, Body};
 use crate::api::problem::{FieldError, Problem};
 use crate::base::limits;
@@ -28,6 +28,10 @@ impl Messages {
         queue: Path<QueueSegment>,
         /// How many copies to wait for. Default: `quorum`.
         durability: Query<Durability>,
+        /// Names this request: sent again under the same key, within the queue's `dedup_seconds`,
+        /// each message is stored once. 1 to 128 visible ASCII characters.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SendRequest>,
     ) -> Result<Answer<SendResponse>, Problem> {
         let durability = match durability.0 {
@@ -36,7 +40,7 @@ impl Messages {
         };
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
-        judge_batch(broker.send(by, &queue.0.0, messages, durability, None).await?)
+        judge_batch(broker.send(by, &queue.0.0, messages, durability, key.0.as_deref()).await?)
             .map(Answer::created)
     }
 
@@ -47,9 +51,13 @@ impl Messages {
         auth: Auth,
         /// The queue's name.
         queue: Path<QueueSegment>,
+        /// Names this request: sent again under the same key, it is answered with what is still
+        /// leased under it. 1 to 128 visible ASCII characters; not with `auto_ack`.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<ReceiveRequest>,
     ) -> Result<Answer<ReceiveResponse>, Problem> {
-        let request = broker::ReceiveRequest::from(body.0);
+        let request = broker::ReceiveRequest { key: key.0, ..body.0.into() };
         let wait = u64::try_from(request.wait_seconds).unwrap_or(0);
         // The wait asked for is not the operation's.
         auth.deadline.set(limits::OPERATION_TIME + Duration::from_secs(wait));
@@ -126,6 +134,9 @@ mod tests {
         let problem = judge_batch(vec![failed(), failed()]).unwrap_err();
         assert_eq!((problem.status, problem.code.as_str()), (409, "draining"));
         assert_eq!(problem.errors.unwrap()[1].field, "messages[1]");
+        let mismatch = || result(SendStatus::Failed(Refusal::IdempotencyMismatch));
+        let problem = judge_batch(vec![mismatch(), mismatch()]).unwrap_err();
+        assert_eq!((problem.status, problem.code.as_str()), (422, "idempotency-mismatch"));
         let unknown = result(SendStatus::Unknown("late".into()));
         let problem = judge_batch(vec![failed(), unknown]).unwrap_err();
         assert_eq!((problem.status, problem.outcome.as_deref()), (503, Some("unknown")));

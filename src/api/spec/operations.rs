@@ -265,10 +265,11 @@ operations! {
 
     send_messages POST "/v1/queues/{queue}/messages" messages Right("send");
         body [201 "At least one message is stored; each has its result."]
-        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING]
+        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING, IDEMPOTENCY_MISMATCH, QUOTA]
         "`quorum`: on disk on a majority before the answer. `all`: waits up to 5 seconds for the \
         others too. A request of which nothing is stored is never a success: it is the problem \
-        of its first message.";
+        of its first message. Repeat a request under the same `Idempotency-Key`: what is stored already \
+        is a `duplicate` with the same id, the rest is stored now.";
     receive_messages POST "/v1/queues/{queue}/leases" messages Right("receive");
         body [200 "Messages under lease; none when the queue had none."]
         [FORBIDDEN, QUEUE_NOT_FOUND, IN_FLIGHT_LIMIT]
