@@ -408,7 +408,7 @@ def path_of(operation, names=None, **more):
     """A path of an operation, from the parameters' examples or other values."""
     path = operation.path
     given = {"queue": "orders", "username": "bob", "session_id": "AAAA", "api_key_id": "AAAA",
-             "receipt": "AAAA", **(names or {}), **more}
+             "receipt": "AAAA", "message_id": "AAAA", **(names or {}), **more}
     for name, value in given.items():
         path = path.replace("{" + name + "}", value)
     return path
@@ -520,6 +520,10 @@ def beyond(schema):
     return found
 
 
+# Parameters of a path of which a malformed one is as good as an unknown one.
+OWN_CODE = {"receipt": "receipt-invalid", "message_id": "message-not-found"}
+
+
 def parameters(client, auth):
     """Names, queries and headers that no operation takes."""
     for operation in client.operations:
@@ -538,14 +542,14 @@ def parameters(client, auth):
                 for wrong in ("-bad", "a%20b", "a%2Fb", "a" * (schema["maxLength"] + 1), "%C3%B1"):
                     if name in ("queue", "username"):
                         refused("", f"path.{name}", at=path_of(operation, {name: wrong}))
-                    elif name == "receipt":
-                        wrong = path_of(operation, receipt=wrong.replace("-", "."))
-                        client.problem("receipt-invalid", method, wrong, value, auth)
+                    elif name in OWN_CODE:
+                        wrong = path_of(operation, {name: wrong.replace("-", ".")})
+                        client.problem(OWN_CODE[name], method, wrong, value, auth)
                     else:
                         wrong = wrong.replace("-", ".")
                         refused("", f"path.{name}", at=path_of(operation, {name: wrong}))
                 # Not even text: a wrong parameter all the same.
-                client.problem("receipt-invalid" if name == "receipt" else "validation", method,
+                client.problem(OWN_CODE.get(name, "validation"), method,
                                path_of(operation, {name: "%FF"}), value, auth)
             elif parameter["in"] == "query":
                 for wrong in [str(v) for v in beyond(schema)] + ["%00", "%FF"]:
@@ -602,8 +606,9 @@ def scopes(client, alice):
     key = bearer(made["secret"])
     if (made["scopes"], made["limited"]) != (["browse"], True):
         differs(f"a key with the scope browse says {made}")
+    browsing = ("get_queue", "browse_messages", "get_message")
     for operation in client.operations:
-        if operation.secured and operation.may("forbidden") and operation.id != "get_queue":
+        if operation.secured and operation.may("forbidden") and operation.id not in browsing:
             value = operation.example
             client.problem("forbidden", operation.method, path_of(operation), value, key)
     rights = client.ok(200, "GET", "/v1/queues/orders", auth=key).json["my_rights"]
@@ -890,7 +895,9 @@ def receipts(client, alice):
 def answers(client, alice):
     """Answers that succeed, for what holds of every answer."""
     for operation in (o for o in client.operations if o.method == "GET"):
-        client.ok(200, "GET", path_of(operation), auth=alice)
+        if operation.id != "get_message":
+            client.ok(200, "GET", path_of(operation), auth=alice)
+    by_hand(client, alice)
     for given in ("visible-~!", "a" * 64):
         client.ok(200, "GET", "/livez", headers={"x-request-id": given})
         got = client.send("GET", "/livez", headers={"x-request-id": given})
@@ -906,6 +913,31 @@ def answers(client, alice):
         for tag in (etag, etag.strip('"'), "*"):
             client.ok(200, "PATCH", name, {}, alice, headers={"if-match": tag})
         client.ok(200, "PATCH", name, None, alice)
+
+
+def by_hand(client, alice):
+    """Messages looked at, deleted, purged and driven back; none of them stays."""
+    at = "/v1/queues/second"
+    sent = {"messages": [{"body": "a"}, {"body_base64": "AA==", "delay_seconds": 600}]}
+    ids = [r["id"] for r in client.ok(201, "POST", f"{at}/messages", sent, alice).json["results"]]
+    for query, count in (("", 2), ("?state=delayed&include=body", 1), ("?state=dead", 0)):
+        found = client.ok(200, "GET", f"{at}/messages{query}", auth=alice)
+        if len(found.json["items"]) != count:
+            differs(f"{found}\n      wanted {count} messages")
+    page = client.ok(200, "GET", f"{at}/messages?limit=1", auth=alice).json
+    client.ok(200, "GET", f"{at}/messages?limit=1&cursor={page['next_cursor']}", auth=alice)
+    client.problem("validation", "GET", f"{at}/messages?state=dead&cursor={page['next_cursor']}",
+                   auth=alice, field="query.cursor")
+    client.ok(200, "GET", f"{at}/messages/{ids[0]}", auth=alice)
+    client.ok(204, "DELETE", f"{at}/messages/{ids[1]}", auth=alice)
+    client.ok(204, "DELETE", f"{at}/messages/{ids[1]}", auth=alice)
+    client.problem("message-not-found", "GET", f"{at}/messages/{ids[1]}", auth=alice)
+    client.problem("message-not-found", "GET", f"/v1/queues/orders/messages/{ids[0]}", auth=alice)
+    client.ok(200, "GET", "/v1/queues?include=stats", auth=alice)
+    client.ok(200, "POST", f"{at}/redrives", None, alice)
+    purged = client.ok(200, "DELETE", f"{at}/messages", auth=alice)
+    if purged.json["purged_count"] != 1:
+        differs(f"{purged}\n      wanted 1")
 
 
 def rates(client, alice, bob):

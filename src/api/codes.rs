@@ -55,6 +55,7 @@ codes! {
     SESSION_NOT_FOUND = "session-not-found", 404, "No such session";
     API_KEY_NOT_FOUND = "api-key-not-found", 404, "No such API key";
     QUEUE_NOT_FOUND = "queue-not-found", 404, "No such queue";
+    MESSAGE_NOT_FOUND = "message-not-found", 404, "No such message";
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "The route does not take this method";
     BODY_TIMEOUT = "body-timeout", 408, "The body did not arrive in time", retry;
     NAME_TAKEN = "name-taken", 409, "The name is taken";

@@ -1,8 +1,9 @@
 //! Parameters of the path, the query and the header. A wrong value is a 422 `validation` that
 //! names the parameter, never a framework's text.
 
+use super::dto::browse::{MessageInclude, MessageState};
 use super::dto::messages::Durability;
-use super::dto::queues::DeletionMode;
+use super::dto::queues::{DeletionMode, QueueInclude};
 use super::dto::users::Owned;
 use super::problem::Problem;
 use super::scope::Here;
@@ -122,6 +123,13 @@ segments! {
     SessionSegment, |text| opaque("path.session_id", text), text(OPAQUE_PATTERN, 1, ID_CHARS_MAX);
     /// An API key's id.
     ApiKeySegment, |text| opaque("path.api_key_id", text), text(OPAQUE_PATTERN, 1, ID_CHARS_MAX);
+    /// A message's id. What does not look like one names no message, whatever it is.
+    MessageSegment,
+        |text| match is_opaque(text, ID_CHARS_MAX) {
+            true => Ok(()),
+            false => Err(crate::broker::refusal::Refusal::MessageNotFound.into()),
+        },
+        text(OPAQUE_PATTERN, 1, ID_CHARS_MAX);
     /// A receipt. What does not look like one is an invalid receipt, whatever it is.
     ReceiptSegment,
         |text| match is_opaque(text, limits::RECEIPT_CHARS_MAX) {
@@ -272,7 +280,7 @@ macro_rules! enum_values {
         }
     )*};
 }
-enum_values!(Durability, DeletionMode, Owned);
+enum_values!(Durability, DeletionMode, MessageInclude, MessageState, Owned, QueueInclude);
 
 /// The header `If-Match`: the etag that the caller read, without quotes. `*` asks for nothing.
 pub struct IfMatch(pub Option<String>);

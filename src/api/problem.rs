@@ -234,6 +234,9 @@ impl From<Refusal> for Problem {
                 Self::new(codes::API_KEY_NOT_FOUND, "you have no such API key")
             }
             Refusal::QueueNotFound => Self::new(codes::QUEUE_NOT_FOUND, "there is no such queue"),
+            Refusal::MessageNotFound => {
+                Self::new(codes::MESSAGE_NOT_FOUND, "there is no such message here (any more)")
+            }
             other => from_state(other),
         }
     }

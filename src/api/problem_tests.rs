@@ -14,6 +14,7 @@ fn every_refusal() -> Vec<(Refusal, &'static str)> {
         (Refusal::SessionNotFound, "session-not-found"),
         (Refusal::ApiKeyNotFound, "api-key-not-found"),
         (Refusal::QueueNotFound, "queue-not-found"),
+        (Refusal::MessageNotFound, "message-not-found"),
         (Refusal::NameTaken { what: "queue" }, "name-taken"),
         (Refusal::ConfigDiffers(vec![difference]), "config-differs"),
         (Refusal::LeaseLost, "lease-lost"),

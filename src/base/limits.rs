@@ -49,6 +49,10 @@ pub const RECEIVE_BATCH_MAX: i32 = 100;
 pub const RECEIVE_BYTES_MAX: usize = 8 << 20;
 /// Receipts in one settlement.
 pub const SETTLEMENT_BATCH_MAX: usize = 1_000;
+/// Dead letters in one redrive.
+pub const REDRIVE_BATCH_MAX: usize = 1_000;
+/// The same where the caller says nothing.
+pub const REDRIVE_BATCH_DEFAULT: i32 = 100;
 /// Keyed messages that one queue or topic remembers; above it 429 `quota`.
 pub const IDENTITIES_MAX: usize = 1_000_000;
 /// Messages with a delay, a time to live or a group that all queues together remember in memory;

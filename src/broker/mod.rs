@@ -9,6 +9,7 @@
 pub mod api_keys;
 mod audit;
 mod basic_cache;
+pub mod browse;
 mod changes;
 mod cursors;
 pub mod deletions;

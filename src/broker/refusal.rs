@@ -42,6 +42,9 @@ pub enum Refusal {
     /// There is no such queue.
     #[error("there is no such queue")]
     QueueNotFound,
+    /// There is no such message (any more).
+    #[error("there is no such message")]
+    MessageNotFound,
     /// The name belongs to somebody else.
     #[error("the name of the {what} is taken")]
     NameTaken {

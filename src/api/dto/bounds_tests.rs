@@ -84,6 +84,7 @@ fn the_document_and_the_checks_agree_on_every_bound() {
     check::<messages::SendRequest>(&json!({ "messages": [{ "body": "a" }] }));
     check::<messages::OutgoingMessage>(&json!({ "body": "a" }));
     check::<messages::ReceiveRequest>(&json!({}));
+    check::<browse::RedriveRequest>(&json!({}));
     check::<settlements::LeaseExtension>(&json!({ "lease_seconds": 1 }));
     check::<settlements::ReleaseRequest>(&json!({ "outcome": "failed" }));
     check::<settlements::ExtendItem>(&json!({ "receipt": "a", "lease_seconds": 1 }));
@@ -94,7 +95,7 @@ fn the_document_and_the_checks_agree_on_every_bound() {
 #[test]
 fn every_bounded_type_is_in_the_list() {
     // `SettlementRequest` and `GrantRequest` have rules across items, tested beside `payload`.
-    assert_eq!(bounds().len(), 14);
+    assert_eq!(bounds().len(), 15);
     assert!(decode::<grants::GrantRequest>(br#"{"rights": ["send", "send"]}"#).is_err());
     let twice = br#"{"name": "laptop", "scopes": ["send", "send"]}"#;
     assert!(decode::<api_keys::ApiKeyRequest>(twice).is_err());

@@ -1,12 +1,15 @@
-//! Messages: send and receive.
+//! Messages: send, receive, and what shares their paths.
 
 use crate::api::auth::Auth;
+use crate::api::dto::browse::{
+    BrowsedMessage, MessageInclude, MessagePage, MessageState, PurgeResult,
+};
 use crate::api::dto::messages::{
     Durability, ReceiveRequest, ReceiveResponse, ReceivedMessage, SendRequest, SendResponse,
     SendResult,
 };
 use crate::api::httpd::in_flight::InFlight;
-use crate::api::params::{IdempotencyKey, Path, Query, QueueSegment};
+use crate::api::params::{Cursor, IdempotencyKey, Limit, Path, Query, QueueSegment};
 use crate::api::payload::{Answer, Body};
 use crate::api::problem::{FieldError, Problem};
 use crate::base::limits;
@@ -42,6 +45,43 @@ impl Messages {
         let (broker, by) = (&auth.app.broker, &auth.caller);
         judge_batch(broker.send(by, &queue.0.0, messages, durability, key.0.as_deref()).await?)
             .map(Answer::created)
+    }
+
+    /// Look at messages
+    #[oai(path = "/queues/:queue/messages", method = "get", operation_id = "browse_messages")]
+    async fn browse(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+        /// Only messages that are doing this.
+        state: Query<MessageState>,
+        /// What else to show: `body`.
+        include: Query<MessageInclude>,
+        /// Items on a page. Default: 100.
+        limit: Query<Limit>,
+        /// Where the page before ended: its `next_cursor`.
+        cursor: Query<Cursor>,
+    ) -> Result<Answer<MessagePage>, Problem> {
+        let (broker, source) = (&auth.app.broker, Source::Queue(&queue.0.0));
+        let state = state.0.map(Into::into);
+        let browsing = broker.browse(&auth.caller, source, state, cursor.text(), limit.get());
+        let with_body = include.0 == Some(MessageInclude::Body);
+        let item = |message| BrowsedMessage::new(message, with_body);
+        Ok(Answer::ok(MessagePage::from_page(browsing.await?, item)))
+    }
+
+    /// Purge a queue
+    #[oai(path = "/queues/:queue/messages", method = "delete", operation_id = "purge_queue")]
+    async fn purge(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+    ) -> Result<Answer<PurgeResult>, Problem> {
+        let purging = auth.app.broker.purge(&auth.caller, Source::Queue(&queue.0.0));
+        let purged_count = purging.await?;
+        Ok(Answer::ok(PurgeResult { purged_count, approximate: false }))
     }
 
     /// Receive messages

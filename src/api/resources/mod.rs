@@ -2,6 +2,7 @@
 //! body's type; rules of the product live in the broker.
 
 pub mod api_keys;
+pub mod browse;
 pub mod grants;
 pub mod messages;
 pub mod operations;
@@ -18,6 +19,7 @@ pub type Resources = (
     queues::Queues,
     grants::Grants,
     messages::Messages,
+    browse::Browsing,
     settlements::Settlements,
     operations::Operations,
 );
@@ -30,6 +32,7 @@ pub const RESOURCES: Resources = (
     queues::Queues,
     grants::Grants,
     messages::Messages,
+    browse::Browsing,
     settlements::Settlements,
     operations::Operations,
 );

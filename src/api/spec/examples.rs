@@ -22,6 +22,7 @@ pub fn request(operation: &str) -> Option<&'static str> {
         "put_queue" => "{}",
         "update_queue" => r#"{"lease_seconds": 60}"#,
         "put_queue_grant" => r#"{"rights": ["send", "receive"]}"#,
+        "redrive_queue" => r#"{"max_messages": 100}"#,
         "send_messages" => {
             r#"{"messages": [{"body": "hello", "attributes": {"kind": "greeting"}}]}"#
         }
@@ -42,6 +43,7 @@ pub fn path_parameter(operation: &str, name: &str) -> Option<&'static str> {
         (_, "username") => "alice",
         (_, "queue") => "orders",
         (_, "receipt") => "AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU",
+        (_, "message_id") => "Xk2abcdefgh",
         (_, "session_id") => "c2Vzc2lvbl9vZl9hbGljZQ",
         (_, "api_key_id") => "YXBpX2tleV9vZl9hbGljZQ",
         _ => return None,
@@ -60,7 +62,16 @@ const API_KEY: &str = r#"{"api_key_id": "YXBpX2tleV9vZl9hbGljZQ", "name": "lapto
 const QUEUE: &str = r#"{"name": "orders", "owner": "alice", "state": "live",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
     "etag": "MQ", "my_rights": ["send", "receive", "browse", "manage"],
-    "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3}}"#;
+    "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3},
+    "stats": {"ready": 1, "leased": 0, "delayed": 0, "dead": 0, "bytes": 312,
+    "oldest_age_seconds": 7, "receivers_waiting": 0,
+    "replicas": [{"node": "5f0c1d2e3a4b5c6d", "state": "in_sync"}], "approximate": false}}"#;
+const MESSAGE: &str = r#"{"id": "Xk2abcdefgh", "body": "hello",
+    "content_type": "text/plain;charset=utf-8", "attributes": {"kind": "greeting"},
+    "sender": "alice", "sent_at": "2026-01-02T03:04:05.678Z", "receive_count": 1,
+    "failure_count": 0, "state": "leased", "leased_by": "alice",
+    "lease_expires_at": "2026-01-02T03:14:05.678Z",
+    "explanation": "leased by alice for another 10 minutes"}"#;
 const GRANT: &str = r#"{"username": "*", "rights": ["send", "receive"], "granted_by": "alice",
     "granted_at": "2026-01-02T03:04:05.678Z"}"#;
 
@@ -84,6 +95,8 @@ pub fn answer(schema: &str) -> Option<String> {
         "ApiKeyPage" => page(API_KEY),
         "QueueView" => QUEUE.to_owned(),
         "QueuePage" => page(QUEUE),
+        "BrowsedMessage" => MESSAGE.to_owned(),
+        "MessagePage" => page(MESSAGE),
         "GrantView" => GRANT.to_owned(),
         "GrantPage" => page(GRANT),
         other => return message_answer(other),
@@ -115,6 +128,8 @@ fn message_answer(schema: &str) -> Option<String> {
             "receipt": "AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU", "status": "done"}],
             "failed_count": 0}"#
         }
+        "PurgeResult" => r#"{"purged_count": 12, "approximate": false}"#,
+        "RedriveResult" => r#"{"moved_count": 2, "remaining_count": 0}"#,
         "Liveness" => r#"{"status": "live"}"#,
         "Readiness" => r#"{"ready": true}"#,
         "string" => r#""tertulia_http_connections 1\n""#,

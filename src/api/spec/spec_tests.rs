@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::operations::OPERATIONS;
 use super::*;
-use crate::api::dto::{api_keys, grants, messages, queues, sessions, settlements, users};
+use crate::api::dto::{api_keys, browse, grants, messages, queues, sessions, settlements, users};
 use crate::api::payload::decode;
 use serde_json::Value;
 
@@ -169,6 +169,7 @@ fn request_examples_are_accepted() {
     ok::<queues::QueueConfig>("put_queue");
     ok::<queues::QueueConfig>("update_queue");
     ok::<grants::GrantRequest>("put_queue_grant");
+    ok::<browse::RedriveRequest>("redrive_queue");
     ok::<messages::SendRequest>("send_messages");
     ok::<messages::ReceiveRequest>("receive_messages");
     ok::<settlements::LeaseExtension>("extend_lease");
