@@ -71,6 +71,7 @@ async fn bob(walk: &Journey) -> Vec<String> {
     walk.go("revoke", ("DELETE", &grants), &bob, Value::Null, 204).await;
     walk.go("revoke-again", ("DELETE", &grants), &bob, Value::Null, 204).await;
     topics(walk, &bob).await;
+    by_hand(walk, &bob, queue).await;
     let id = key["api_key_id"].as_str().unwrap();
     let path = format!("/v1/api-keys/{id}");
     walk.go("key-gone", ("DELETE", &path), &bob, Value::Null, 204).await;
@@ -97,6 +98,19 @@ async fn topics(walk: &Journey, bob: &As) {
     walk.go("sub-gone", ("DELETE", sub), bob, Value::Null, 204).await;
     let path = "/v1/topics/news?messages=refuse";
     walk.go("topic-gone", ("DELETE", path), bob, Value::Null, 204).await;
+}
+
+/// What people do to messages.
+async fn by_hand(walk: &Journey, bob: &As, queue: &str) {
+    let messages = format!("{queue}/messages");
+    let two = json!({ "messages": [{ "body": "a" }, { "body": "b" }] });
+    let sent = walk.go("send", ("POST", &messages), bob, two, 201).await;
+    let one = format!("{messages}/{}", sent["results"][0]["id"].as_str().unwrap());
+    walk.go("look", ("GET", &one), bob, Value::Null, 200).await;
+    walk.go("delete", ("DELETE", &one), bob, Value::Null, 204).await;
+    walk.go("purge", ("DELETE", &messages), bob, Value::Null, 200).await;
+    let redrives = format!("{queue}/redrives");
+    walk.go("redrive", ("POST", &redrives), bob, json!({}), 200).await;
 }
 
 async fn root(walk: &Journey) {
@@ -142,6 +156,7 @@ fn lines(log: &str) -> Vec<String> {
             let text = line[*name].as_str().unwrap_or_else(|| panic!("no {name} in {line}"));
             match text.split_once('/') {
                 Some((kind @ ("session" | "api_key"), id)) if id.len() == 22 => format!("{kind}/*"),
+                _ if text.starts_with("message=") => "message=*".to_owned(),
                 _ => text.to_owned(),
             }
         };

@@ -407,7 +407,8 @@ def path_of(operation, names=None, **more):
     """A path of an operation, from the parameters' examples or other values."""
     path = operation.path
     given = {"queue": "orders", "username": "bob", "session_id": "AAAA", "api_key_id": "AAAA",
-             "receipt": "AAAA", "topic": "news", "subscription": "sports", **(names or {}), **more}
+             "receipt": "AAAA", "message_id": "AAAA",
+             "topic": "news", "subscription": "sports", **(names or {}), **more}
     for name, value in given.items():
         path = path.replace("{" + name + "}", value)
     return path
@@ -520,6 +521,10 @@ def beyond(schema):
     return found
 
 
+# Parameters of a path of which a malformed one is as good as an unknown one.
+OWN_CODE = {"receipt": "receipt-invalid", "message_id": "message-not-found"}
+
+
 def parameters(client, auth):
     """Names, queries and headers that no operation takes."""
     for operation in client.operations:
@@ -538,14 +543,14 @@ def parameters(client, auth):
                 for wrong in ("-bad", "a%20b", "a%2Fb", "a" * (schema["maxLength"] + 1), "%C3%B1"):
                     if name in ("queue", "username"):
                         refused("", f"path.{name}", at=path_of(operation, {name: wrong}))
-                    elif name == "receipt":
-                        wrong = path_of(operation, receipt=wrong.replace("-", "."))
-                        client.problem("receipt-invalid", method, wrong, value, auth)
+                    elif name in OWN_CODE:
+                        wrong = path_of(operation, {name: wrong.replace("-", ".")})
+                        client.problem(OWN_CODE[name], method, wrong, value, auth)
                     else:
                         wrong = wrong.replace("-", ".")
                         refused("", f"path.{name}", at=path_of(operation, {name: wrong}))
                 # Not even text: a wrong parameter all the same.
-                client.problem("receipt-invalid" if name == "receipt" else "validation", method,
+                client.problem(OWN_CODE.get(name, "validation"), method,
                                path_of(operation, {name: "%FF"}), value, auth)
             elif parameter["in"] == "query":
                 for wrong in [str(v) for v in beyond(schema)] + ["%00", "%FF"]:
@@ -555,7 +560,10 @@ def parameters(client, auth):
                 if name == "cursor":
                     refused("?cursor=AAAA", "query.cursor")
             else:
-                for wrong in ('"two", "tags"', "a b", '"'):
+                many = "a" * (schema["maxLength"] + 1)
+                wrongs = {"If-Match": ('"two", "tags"', "a b", '"'),
+                          "Idempotency-Key": ("a b", "\u00e9", many)}
+                for wrong in wrongs[name]:
                     refused("", f"header.{name}", {name: wrong})
 
 
@@ -605,8 +613,9 @@ def scopes(client, alice):
     key = bearer(made["secret"])
     if (made["scopes"], made["limited"]) != (["browse"], True):
         differs(f"a key with the scope browse says {made}")
+    browsing = ("get_queue", "browse_messages", "get_message")
     for operation in client.operations:
-        if operation.secured and operation.may("forbidden") and operation.id != "get_queue":
+        if operation.secured and operation.may("forbidden") and operation.id not in browsing:
             value = operation.example
             client.problem("forbidden", operation.method, path_of(operation), value, key)
     rights = client.ok(200, "GET", "/v1/queues/orders", auth=key).json["my_rights"]
@@ -839,6 +848,18 @@ def messages(client, alice):
         ({"body": "a", "attributes": {"a": 1}}, "messages[0].attributes.a"),
         ({"body": "a", "attributes": {"a": "b" * 1025}}, "messages[0].attributes.a"),
         ({"body": "a", "attributes": {f"k{n}": "" for n in range(33)}}, "messages[0].attributes"),
+        ({"body": "a", "routing_key": "a..b"}, "messages[0].routing_key"),
+        ({"body": "a", "routing_key": "a" * 256}, "messages[0].routing_key"),
+        ({"body": "a", "group": ""}, "messages[0].group"),
+        ({"body": "a", "dedup_id": "a" * 129}, "messages[0].dedup_id"),
+        ({"body": "a", "delay_seconds": -1}, "messages[0].delay_seconds"),
+        ({"body": "a", "delay_seconds": 1209601}, "messages[0].delay_seconds"),
+        ({"body": "a", "deliver_at": "soon"}, "messages[0].deliver_at"),
+        ({"body": "a", "deliver_at": "9999-01-01T00:00:00Z"}, "messages[0].deliver_at"),
+        ({"body": "a", "deliver_at": "2026-01-01T00:00:00Z", "delay_seconds": 1},
+         "messages[0].deliver_at"),
+        ({"body": "a", "ttl_seconds": 0}, "messages[0].ttl_seconds"),
+        ({"body": "a", "ttl_seconds": 1209601}, "messages[0].ttl_seconds"),
     ):
         value = {"messages": [message]}
         client.problem("validation", "POST", f"{at}/messages", value, alice, field=field)
@@ -851,6 +872,7 @@ def messages(client, alice):
         {"body": "", "attributes": {"k" * 128: "v" * 1024}, "content_type": "a" * 255}]}, alice)
     client.ok(200, "POST", f"{at}/leases", {"auto_ack": True}, alice)
 
+    keyed(client, alice, at)
     small = {"max_message_bytes": 40}
     client.ok(201, "PUT", "/v1/queues/small", small, alice)
     big = {"body": "a" * 41}
@@ -861,6 +883,27 @@ def messages(client, alice):
     results = (answer.json or {}).get("results") or [{}, {}]
     if (results[0].get("code"), results[1].get("status")) != ("too-large", "stored"):
         differs(f"{answer}\n      wanted too-large and stored")
+
+
+def keyed(client, alice, at):
+    """The same key twice: the same message is a duplicate, another one is refused."""
+    key, one = {"idempotency-key": "a!~"}, {"messages": [{"body": "one"}]}
+    first = client.ok(201, "POST", f"{at}/messages", one, alice, headers=key).json["results"][0]
+    again = client.ok(201, "POST", f"{at}/messages", one, alice, headers=key).json["results"][0]
+    if (again["status"], again["id"]) != ("duplicate", first["id"]):
+        differs(f"the same send under the same key: {first}, then {again}")
+    client.problem("idempotency-mismatch", "POST", f"{at}/messages",
+                   {"messages": [{"body": "two"}]}, alice, headers=key, field="messages[0]")
+    twice = {"messages": [{"body": "a", "dedup_id": "d"}, {"body": "b", "dedup_id": "d"}]}
+    client.problem("validation", "POST", f"{at}/messages", twice, alice,
+                   field="messages[1].dedup_id")
+    client.problem("validation", "POST", f"{at}/leases", {"auto_ack": True}, alice, headers=key,
+                   field="header.Idempotency-Key")
+    client.ok(200, "POST", f"{at}/leases", {"auto_ack": True}, alice)
+    config = client.document["components"]["schemas"]["QueueConfig"]["properties"]
+    if "max_bytes" in config:
+        client.ok(201, "PUT", "/v1/queues/full", {"max_bytes": 1}, alice)
+        client.problem("quota", "POST", "/v1/queues/full/messages", one, alice)
 
 
 def receipts(client, alice):
@@ -888,6 +931,8 @@ def receipts(client, alice):
     for operation in settling[:2]:
         path = path_of(operation, queue="once", receipt=receipt)
         client.problem("lease-lost", operation.method, path, operation.example, alice)
+    client.problem("validation", "POST", f"/v1/queues/once/leases/{receipt}/releases",
+                   {"delay_seconds": 1209601}, alice, field="delay_seconds")
     # Released, then leased by another: all three have lost it.
     client.ok(200, "POST", "/v1/queues/once/leases", {}, alice)
     for operation in settling:
@@ -914,6 +959,9 @@ def receipts(client, alice):
         ({"release": [{"receipt": "a", "outcome": None}]}, "release[0].outcome"),
         ({"release": [{"receipt": "a", "outcome": 5}]}, "release[0].outcome"),
         ({"release": [["a"]]}, "release[0]"),
+        ({"release": [{"receipt": "a", "delay_seconds": -1}]}, "release[0].delay_seconds"),
+        ({"ack": ["b"], "release": [{"receipt": "a", "delay_seconds": 1209601}]},
+         "release[0].delay_seconds"),
         ({"extend": [["a", 5]]}, "extend[0]"),
     ):
         client.problem("validation", "POST", at, value, alice, field=field)
@@ -923,7 +971,9 @@ def receipts(client, alice):
 def answers(client, alice):
     """Answers that succeed, for what holds of every answer."""
     for operation in (o for o in client.operations if o.method == "GET"):
-        client.ok(200, "GET", path_of(operation), auth=alice)
+        if operation.id != "get_message":
+            client.ok(200, "GET", path_of(operation), auth=alice)
+    by_hand(client, alice)
     for given in ("visible-~!", "a" * 64):
         client.ok(200, "GET", "/livez", headers={"x-request-id": given})
         got = client.send("GET", "/livez", headers={"x-request-id": given})
@@ -939,6 +989,31 @@ def answers(client, alice):
         for tag in (etag, etag.strip('"'), "*"):
             client.ok(200, "PATCH", name, {}, alice, headers={"if-match": tag})
         client.ok(200, "PATCH", name, None, alice)
+
+
+def by_hand(client, alice):
+    """Messages looked at, deleted, purged and driven back; none of them stays."""
+    at = "/v1/queues/second"
+    sent = {"messages": [{"body": "a"}, {"body_base64": "AA==", "delay_seconds": 600}]}
+    ids = [r["id"] for r in client.ok(201, "POST", f"{at}/messages", sent, alice).json["results"]]
+    for query, count in (("", 2), ("?state=delayed&include=body", 1), ("?state=dead", 0)):
+        found = client.ok(200, "GET", f"{at}/messages{query}", auth=alice)
+        if len(found.json["items"]) != count:
+            differs(f"{found}\n      wanted {count} messages")
+    page = client.ok(200, "GET", f"{at}/messages?limit=1", auth=alice).json
+    client.ok(200, "GET", f"{at}/messages?limit=1&cursor={page['next_cursor']}", auth=alice)
+    client.problem("validation", "GET", f"{at}/messages?state=dead&cursor={page['next_cursor']}",
+                   auth=alice, field="query.cursor")
+    client.ok(200, "GET", f"{at}/messages/{ids[0]}", auth=alice)
+    client.ok(204, "DELETE", f"{at}/messages/{ids[1]}", auth=alice)
+    client.ok(204, "DELETE", f"{at}/messages/{ids[1]}", auth=alice)
+    client.problem("message-not-found", "GET", f"{at}/messages/{ids[1]}", auth=alice)
+    client.problem("message-not-found", "GET", f"/v1/queues/orders/messages/{ids[0]}", auth=alice)
+    client.ok(200, "GET", "/v1/queues?include=stats", auth=alice)
+    client.ok(200, "POST", f"{at}/redrives", None, alice)
+    purged = client.ok(200, "DELETE", f"{at}/messages", auth=alice)
+    if purged.json["purged_count"] != 1:
+        differs(f"{purged}\n      wanted 1")
 
 
 def rates(client, alice, bob):

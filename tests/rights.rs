@@ -148,6 +148,13 @@ impl World {
         topic
     }
 
+    async fn message(&self, queue: &str) -> String {
+        let path = format!("/v1/queues/{queue}/messages");
+        let body = json!({ "messages": [{ "body": "hello" }] });
+        let sent = self.must("POST", &path, &self.callers["owner"], body).await;
+        sent["results"][0]["id"].as_str().unwrap().to_owned()
+    }
+
     async fn receipt(&self, queue: &str) -> String {
         let (path, body) = (format!("/v1/queues/{queue}/leases"), json!({ "lease_seconds": 600 }));
         let leased = self.must("POST", &path, &self.callers["owner"], body).await;
@@ -164,6 +171,9 @@ impl World {
             path = path.replace("{queue}", &queue).replace("{username}", "*");
             if path.contains("{receipt}") {
                 path = path.replace("{receipt}", &self.receipt(&queue).await);
+            }
+            if path.contains("{message_id}") {
+                path = path.replace("{message_id}", &self.message(&queue).await);
             }
             if operation.id == "settle_messages" {
                 body = json!({ "ack": [self.receipt(&queue).await] });

@@ -178,6 +178,39 @@ json POST /v1/queues/orders/leases '{"wait_seconds":20,"auto_ack":true}' "${alic
 [ $((($(date +%s%N) - began) / 1000000)) -lt 10000 ] || die "a long poll is not woken"
 json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
 
+key=(-H 'idempotency-key: order-1')
+json POST /v1/queues/orders/messages '{"messages":[{"body":"once","routing_key":"a.b","group":"g"}]}' "${alice[@]}" "${key[@]}"; want 201; is '.results[0].status' stored; id=$(field '.results[0].id')
+json POST /v1/queues/orders/messages '{"messages":[{"body":"once","routing_key":"a.b","group":"g"}]}' "${alice[@]}" "${key[@]}"; want 201; is '.results[0].status' duplicate; is '.results[0].id' "$id"
+json POST /v1/queues/orders/messages '{"messages":[{"body":"twice"}]}' "${alice[@]}" "${key[@]}"; problem 422 idempotency-mismatch
+json POST /v1/queues/orders/leases '{"lease_seconds":600}' "${alice[@]}" "${key[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].routing_key' a.b; is '.messages[0].group' g
+first=$(field '.messages[0].fence')
+json POST /v1/queues/orders/leases '{"lease_seconds":600}' "${alice[@]}" "${key[@]}"; want 200; is '.messages[0].fence' "$first"
+receipt=$(field '.messages[0].receipt')
+json POST "/v1/queues/orders/leases/$receipt/releases" '{"outcome":"poison"}' "${alice[@]}"; want 204
+json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
+call GET '/v1/queues/orders/messages?state=dead' "${alice[@]}"; want 200; is '.items|length' 1; is '.items[0].id' "$id"; is '.items[0].body' null; is '.items[0].dead_letter.reason' poison
+call GET "/v1/queues/orders/messages/$id" "${alice[@]}"; want 200; is .body once; is .state dead; field .explanation >/dev/null
+call GET /v1/queues/orders "${alice[@]}"; want 200; is .stats.dead 1; is .stats.ready 0; is '.stats.replicas|length' 1
+call GET '/v1/queues?prefix=orders' "${alice[@]}"; want 200; is '.items[0].stats' null
+call GET '/v1/queues?prefix=orders&include=stats' "${alice[@]}"; want 200; is '.items[0].stats.dead' 1
+json POST /v1/queues/orders/redrives '{}' "${alice[@]}"; want 200; is .moved_count 1; is .remaining_count 0
+json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].failure_count' 0
+receipt=$(field '.messages[0].receipt')
+json POST "/v1/queues/orders/leases/$receipt/releases" '{"outcome":"poison"}' "${alice[@]}"; want 204
+json POST /v1/queues/orders/leases '{"from":"dead"}' "${alice[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].dead_letter.reason' poison; is '.messages[0].dead_letter.queue' orders
+receipt=$(field '.messages[0].receipt')
+call DELETE "/v1/queues/orders/leases/$receipt" "${alice[@]}"; want 204
+
+json POST /v1/queues/orders/messages '{"messages":[{"body":"in an hour","delay_seconds":3600},{"body":"now"}]}' "${alice[@]}"; want 201; id=$(field '.results[0].id')
+call GET "/v1/queues/orders/messages?state=delayed&include=body" "${alice[@]}"; want 200; is '.items[0].id' "$id"; is '.items[0].body' 'in an hour'; field '.items[0].ready_at' >/dev/null
+call DELETE "/v1/queues/orders/messages/$id" "${alice[@]}"; want 204
+call GET "/v1/queues/orders/messages/$id" "${alice[@]}"; problem 404 message-not-found
+call DELETE "/v1/queues/orders/messages/$id" "${alice[@]}"; want 204
+call GET /v1/queues/orders/messages/nonsense "${alice[@]}"; problem 404 message-not-found
+call GET /v1/queues/orders/messages "${bob[@]}"; problem 403 forbidden
+call DELETE /v1/queues/orders/messages "${alice[@]}"; want 200; is .purged_count 1
+json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
+
 echo "4b. topics and subscriptions"
 json PUT /v1/topics/news '{}' "${alice[@]}"; want 201; is .owner alice; is .subscription_count 0; is .config.retention_seconds 1209600
 json PUT /v1/topics/news '{"dedup_seconds":600}' "${alice[@]}"; want 200

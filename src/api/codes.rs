@@ -57,6 +57,7 @@ codes! {
     QUEUE_NOT_FOUND = "queue-not-found", 404, "No such queue";
     TOPIC_NOT_FOUND = "topic-not-found", 404, "No such topic";
     SUBSCRIPTION_NOT_FOUND = "subscription-not-found", 404, "No such subscription";
+    MESSAGE_NOT_FOUND = "message-not-found", 404, "No such message";
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "The route does not take this method";
     BODY_TIMEOUT = "body-timeout", 408, "The body did not arrive in time", retry;
     NAME_TAKEN = "name-taken", 409, "The name is taken";

@@ -141,6 +141,7 @@ fn misspelt(path: &str, route: Option<Route>) -> Option<Problem> {
     let name = parameter.and_then(|name| name.strip_prefix('{')?.strip_suffix('}'));
     Some(match name {
         Some("receipt") => Problem::new(codes::RECEIPT_INVALID, "this is no receipt"),
+        Some("message_id") => Problem::new(codes::MESSAGE_NOT_FOUND, "this is no message's id"),
         Some(name) => Problem::invalid(format!("path.{name}"), "it is no text", "name"),
         None => Problem::new(codes::NOT_FOUND, "there is no such route"),
     })

@@ -1,8 +1,9 @@
 //! Parameters of the path, the query and the header. A wrong value is a 422 `validation` that
 //! names the parameter, never a framework's text.
 
+use super::dto::browse::{MessageInclude, MessageState};
 use super::dto::messages::Durability;
-use super::dto::queues::DeletionMode;
+use super::dto::queues::{DeletionMode, QueueInclude};
 use super::dto::topics::TopicDeletionMode;
 use super::dto::users::Owned;
 use super::problem::Problem;
@@ -134,6 +135,13 @@ segments! {
     SessionSegment, |text| opaque("path.session_id", text), text(OPAQUE_PATTERN, 1, ID_CHARS_MAX);
     /// An API key's id.
     ApiKeySegment, |text| opaque("path.api_key_id", text), text(OPAQUE_PATTERN, 1, ID_CHARS_MAX);
+    /// A message's id. What does not look like one names no message, whatever it is.
+    MessageSegment,
+        |text| match is_opaque(text, ID_CHARS_MAX) {
+            true => Ok(()),
+            false => Err(crate::broker::refusal::Refusal::MessageNotFound.into()),
+        },
+        text(OPAQUE_PATTERN, 1, ID_CHARS_MAX);
     /// A receipt. What does not look like one is an invalid receipt, whatever it is.
     ReceiptSegment,
         |text| match is_opaque(text, limits::RECEIPT_CHARS_MAX) {
@@ -309,7 +317,15 @@ macro_rules! enum_values {
         }
     )*};
 }
-enum_values!(Durability, DeletionMode, TopicDeletionMode, Owned);
+enum_values!(
+    Durability,
+    DeletionMode,
+    TopicDeletionMode,
+    MessageInclude,
+    MessageState,
+    Owned,
+    QueueInclude
+);
 
 /// The header `If-Match`: the etag that the caller read, without quotes. `*` asks for nothing.
 pub struct IfMatch(pub Option<String>);
@@ -361,10 +377,68 @@ impl<'a> ApiExtractor<'a> for IfMatch {
     }
 }
 
+/// The header `Idempotency-Key`: names a request, so that its repeat is known.
+pub struct IdempotencyKey(pub Option<String>);
+
+/// The key, if the header's values are one.
+fn parse_key(values: &[&[u8]]) -> Result<Option<String>, Problem> {
+    let is_visible = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_graphic);
+    match values {
+        [] => Ok(None),
+        [key] if (1..=limits::KEY_CHARS_MAX).contains(&key.len()) && is_visible(key) => {
+            Ok(Some(String::from_utf8_lossy(key).into_owned()))
+        }
+        _ => {
+            let max = limits::KEY_CHARS_MAX;
+            let message = format!("one key of 1 to {max} visible ASCII characters");
+            Err(Problem::invalid("header.Idempotency-Key", message, "pattern"))
+        }
+    }
+}
+
+impl<'a> ApiExtractor<'a> for IdempotencyKey {
+    const TYPES: &'static [ApiExtractorType] = &[ApiExtractorType::Parameter];
+    type ParamType = ();
+    type ParamRawType = ();
+
+    fn param_in() -> Option<MetaParamIn> {
+        Some(MetaParamIn::Header)
+    }
+
+    fn param_schema_ref() -> Option<MetaSchemaRef> {
+        let schema = text("^[!-~]+$", 1, limits::KEY_CHARS_MAX);
+        Some(MetaSchemaRef::Inline(Box::new(schema)))
+    }
+
+    async fn from_request(
+        request: &'a Request,
+        _body: &mut RequestBody,
+        _options: ExtractParamOptions<()>,
+    ) -> poem::Result<Self> {
+        let values = request.headers().get_all("idempotency-key");
+        let values: Vec<&[u8]> = values.iter().map(|value| value.as_bytes()).collect();
+        Ok(Self(parse_key(&values)?))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_key_is_one_visible_text() {
+        assert_eq!(parse_key(&[]).unwrap(), None);
+        let long = [b'~'; 129];
+        for fine in [b"!".as_slice(), b"order-1/\"x\"", &long[1..]] {
+            assert_eq!(parse_key(&[fine]).unwrap().unwrap().as_bytes(), fine);
+        }
+        for wrong in [b"".as_slice(), b"a b", b"\x7f", "é".as_bytes(), &long] {
+            let problem = parse_key(&[wrong]).unwrap_err();
+            assert_eq!(problem.errors.unwrap()[0].field, "header.Idempotency-Key", "{wrong:?}");
+        }
+        assert!(parse_key(&[b"a", b"a"]).is_err(), "which of the two?");
+    }
 
     #[test]
     fn etags_lose_their_wrapping() {

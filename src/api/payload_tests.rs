@@ -76,6 +76,26 @@ fn messages_have_one_body_and_bounded_attributes() {
 }
 
 #[test]
+fn a_message_is_due_by_a_delay_or_at_a_time() {
+    use crate::broker::send::Due;
+    let of = |times: &str| format!(r#"{{"messages": [{{"body": "a"{times}}}]}}"#);
+    let both = of(r#", "delay_seconds": 5, "deliver_at": "2026-01-02T03:04:05Z""#);
+    assert_wrong::<SendRequest>(&both, "validation", "messages[0].deliver_at");
+    let soon = of(r#", "deliver_at": "soon""#);
+    assert_wrong::<SendRequest>(&soon, "validation", "messages[0].deliver_at");
+    let at = r#", "deliver_at": "2026-01-02T04:04:05.678+01:00""#;
+    for (times, due) in [
+        ("", Due::Default),
+        (r#", "delay_seconds": 0"#, Due::After(0)),
+        (at, Due::At(1_767_323_045_678)),
+    ] {
+        let mut request = decode::<SendRequest>(of(times).as_bytes()).unwrap();
+        let message = request.messages.pop().unwrap();
+        assert_eq!(broker::OutgoingMessage::from(message).due, due, "{times}");
+    }
+}
+
+#[test]
 fn bodies_reach_the_broker_as_they_were_sent() {
     let body = r#"{"messages": [{"body": "é"}, {"body_base64": "AP8="}]}"#;
     let request = decode::<SendRequest>(body.as_bytes()).unwrap();

@@ -238,6 +238,9 @@ impl From<Refusal> for Problem {
             Refusal::SubscriptionNotFound => {
                 Self::new(codes::SUBSCRIPTION_NOT_FOUND, "the topic has no such subscription")
             }
+            Refusal::MessageNotFound => {
+                Self::new(codes::MESSAGE_NOT_FOUND, "there is no such message here (any more)")
+            }
             other => from_state(other),
         }
     }

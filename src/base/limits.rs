@@ -49,6 +49,10 @@ pub const RECEIVE_BATCH_MAX: i32 = 100;
 pub const RECEIVE_BYTES_MAX: usize = 8 << 20;
 /// Receipts in one settlement.
 pub const SETTLEMENT_BATCH_MAX: usize = 1_000;
+/// Dead letters in one redrive.
+pub const REDRIVE_BATCH_MAX: usize = 1_000;
+/// The same where the caller says nothing.
+pub const REDRIVE_BATCH_DEFAULT: i32 = 100;
 /// Keyed messages that one queue or topic remembers; above it 429 `quota`.
 pub const IDENTITIES_MAX: usize = 1_000_000;
 /// Messages with a delay, a time to live or a group that all queues together remember in memory;
@@ -77,6 +81,10 @@ pub const ATTRIBUTES_MAX: usize = 32;
 pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
 /// Characters of an attribute's key.
 pub const ATTRIBUTE_KEY_CHARS_MAX: usize = 128;
+/// Characters of a group's name, of a message's `dedup_id`, and of an `Idempotency-Key`.
+pub const KEY_CHARS_MAX: usize = 128;
+/// Seconds of a delay or a time to live, whatever the queue's retention.
+pub const DELAY_SECONDS_MAX: i32 = 315_360_000;
 /// Characters of a content type.
 pub const CONTENT_TYPE_CHARS_MAX: usize = 255;
 /// Characters of a routing key, and of a pattern of them.

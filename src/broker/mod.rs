@@ -9,6 +9,7 @@
 pub mod api_keys;
 mod audit;
 mod basic_cache;
+pub mod browse;
 mod changes;
 mod cursors;
 pub mod deletions;
@@ -41,7 +42,7 @@ pub mod topics;
 mod upkeep;
 pub mod users;
 
-pub use crate::message::envelope::Body;
+pub use crate::message::envelope::{Body, DeathReason};
 pub use crate::protocol::op::ReleaseOutcome;
 pub use deletions::{Deleted, Messages};
 pub use publish::PublishResult;

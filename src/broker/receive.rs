@@ -97,6 +97,11 @@ impl Broker {
         let deadline = tokio::time::sleep(wait);
         tokio::pin!(deadline);
         let reading = self.reading(by, source, Right::Receive)?;
+        if request.auto_ack && request.key.is_some() {
+            // What is settled already cannot be handed out again.
+            let message = "not with auto_ack: nothing stays leased under the key";
+            return Err(Refusal::invalid("header.Idempotency-Key", "conflict", message));
+        }
         let mut heard = (reading.stream.generation, reading.reader);
         let listen = self.coordinator.listen(&reading.stream, reading.reader).await;
         let mut listening = listen.map_err(|why| self.refusal_of(&reading.address, why))?;

@@ -48,6 +48,9 @@ pub enum Refusal {
     /// There is no such subscription.
     #[error("there is no such subscription")]
     SubscriptionNotFound,
+    /// There is no such message (any more).
+    #[error("there is no such message")]
+    MessageNotFound,
     /// The name belongs to somebody else.
     #[error("the name of the {what} is taken")]
     NameTaken {

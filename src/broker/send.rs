@@ -177,7 +177,7 @@ impl Broker {
         if intake.dedup_seconds == 0 {
             check_no_keys(&messages, key)?;
         }
-        check_times(&messages, intake.retention_seconds)?;
+        check_times(&messages, intake.retention_seconds, self.clock.wall_ms())?;
         check_distinct(&messages)?;
         let limit = intake.message_bytes_max;
         let max = usize::try_from(limit).unwrap_or(0);
@@ -359,13 +359,19 @@ fn check_no_keys(messages: &[OutgoingMessage], key: Option<&str>) -> Answer<()> 
 }
 
 /// Times that the stream's retention has no room for.
-fn check_times(messages: &[OutgoingMessage], retention_seconds: i32) -> Answer<()> {
+fn check_times(messages: &[OutgoingMessage], retention_seconds: i32, now_ms: u64) -> Answer<()> {
+    let last_ms = now_ms + u64::try_from(retention_seconds).unwrap_or(0) * 1_000;
     let mut faults = Vec::new();
     for (index, message) in messages.iter().enumerate() {
         let delay = match message.due {
             Due::After(seconds) => Some(seconds),
             Due::Default | Due::At(_) => None,
         };
+        if matches!(message.due, Due::At(at_ms) if at_ms > last_ms) {
+            let field = format!("messages[{index}].deliver_at");
+            let message = format!("later than the retention of {retention_seconds} s from now");
+            faults.push(Fault { field, message, code: "range" });
+        }
         for (name, seconds) in [("delay_seconds", delay), ("ttl_seconds", message.ttl_seconds)] {
             if seconds.is_some_and(|seconds| seconds > retention_seconds) {
                 let field = format!("messages[{index}].{name}");
@@ -391,3 +397,6 @@ fn check_distinct(messages: &[OutgoingMessage]) -> Answer<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

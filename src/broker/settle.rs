@@ -80,6 +80,7 @@ impl Broker {
     ) -> Answer<Vec<Verdict>> {
         let reading = self.reading(by, source, Right::Receive)?;
         check_batch(&settlements)?;
+        check_delays(&settlements, reading.retention_ms)?;
         let began_ms = self.clock.boottime_ms();
         let now_ms = self.clock.wall_ms();
         let opened: Vec<Result<Receipt, Verdict>> =
@@ -186,6 +187,21 @@ fn check_batch(settlements: &[Settlement]) -> Answer<()> {
         return fault("each receipt at most once in a request".to_owned(), "repeated");
     }
     Ok(())
+}
+
+/// Delays that the queue's retention has no room for. A fault is of `settlements[i]`, which the
+/// caller knows by another name.
+fn check_delays(settlements: &[Settlement], retention_ms: u64) -> Answer<()> {
+    let seconds = i32::try_from(retention_ms / 1_000).unwrap_or(i32::MAX);
+    let is_long = |s: &Settlement| matches!(s.action, Action::Release { delay_seconds: Some(delay), .. } if delay > seconds);
+    let faults = settlements.iter().enumerate().filter(|(_, s)| is_long(s)).map(|(i, _)| {
+        let message = format!("more than the retention of {seconds} s");
+        Fault::new(&format!("settlements[{i}].delay_seconds"), "range", message)
+    });
+    match faults.collect::<Vec<_>>() {
+        faults if faults.is_empty() => Ok(()),
+        faults => Err(Refusal::Invalid(faults)),
+    }
 }
 
 fn count(action: Action, outcome: Settled) {

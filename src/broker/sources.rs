@@ -32,6 +32,18 @@ pub enum Address {
     Subscription(String),
 }
 
+impl Address {
+    /// The kind of what it names, as the audit log writes it.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Queue(_) => "queue",
+            Self::Topic(_) => "topic",
+            Self::Subscription(_) => "subscription",
+        }
+    }
+}
+
 impl std::fmt::Display for Address {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {

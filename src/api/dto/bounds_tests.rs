@@ -23,6 +23,10 @@ fn samples(rule: Rule, template: &Value) -> (Vec<Value>, Vec<Value>) {
             }
             (vec![text(min), text(max)], beyond)
         }
+        Rule::Words(max) => {
+            let beyond = vec![text(max + 1), json!(""), json!("a..b"), json!(".a"), json!("a.")];
+            (vec![text(1), text(max), json!("a.b.é")], beyond)
+        }
         Rule::Name => {
             let beyond = vec![json!(""), text(129), json!("a b"), json!(".a"), json!("me")];
             (vec![text(1), text(128)], beyond)
@@ -83,6 +87,7 @@ fn the_document_and_the_checks_agree_on_every_bound() {
     check::<messages::SendRequest>(&json!({ "messages": [{ "body": "a" }] }));
     check::<messages::OutgoingMessage>(&json!({ "body": "a" }));
     check::<messages::ReceiveRequest>(&json!({}));
+    check::<browse::RedriveRequest>(&json!({}));
     check::<settlements::LeaseExtension>(&json!({ "lease_seconds": 1 }));
     check::<settlements::ReleaseRequest>(&json!({ "outcome": "failed" }));
     check::<settlements::ExtendItem>(&json!({ "receipt": "a", "lease_seconds": 1 }));
@@ -93,7 +98,7 @@ fn the_document_and_the_checks_agree_on_every_bound() {
 #[test]
 fn every_bounded_type_is_in_the_list() {
     // `SettlementRequest` and `GrantRequest` have rules across items, tested beside `payload`.
-    assert_eq!(bounds().len(), 17);
+    assert_eq!(bounds().len(), 19);
     assert!(decode::<grants::GrantRequest>(br#"{"rights": ["send", "send"]}"#).is_err());
     let twice = br#"{"name": "laptop", "scopes": ["send", "send"]}"#;
     assert!(decode::<api_keys::ApiKeyRequest>(twice).is_err());

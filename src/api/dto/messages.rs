@@ -6,7 +6,8 @@ use super::scalars::{Base64, Time};
 use super::validate::{Bound, Faults, Rule, Validate, bound};
 use crate::api::problem::Problem;
 use crate::base::limits;
-use crate::broker::{self, Body, SendStatus};
+use crate::broker::send::Due;
+use crate::broker::{self, Body, DeathReason, SendStatus};
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -48,6 +49,26 @@ pub struct OutgoingMessage {
     /// Your own words about it: keys of `[A-Za-z0-9._-]{1,128}`, values of at most 1024 bytes.
     #[serde(default, deserialize_with = "present")]
     pub attributes: Option<BTreeMap<String, String>>,
+    /// Words joined by `.`, by which filters of subscriptions choose.
+    #[serde(default, deserialize_with = "present")]
+    pub routing_key: Option<String>,
+    /// Messages of one group are handed out one at a time and in order, where the queue is ordered
+    /// by group.
+    #[serde(default, deserialize_with = "present")]
+    pub group: Option<String>,
+    /// Your own name for it: sent again under this name, within the queue's `dedup_seconds`, it
+    /// is stored once. Replaces the request's `Idempotency-Key` for this message.
+    #[serde(default, deserialize_with = "present")]
+    pub dedup_id: Option<String>,
+    /// Seconds until it is due; at most the queue's retention. Default: the queue's.
+    #[serde(default, deserialize_with = "present")]
+    pub delay_seconds: Option<i32>,
+    /// When it is due, instead of `delay_seconds`: a repeat under the same key says the same.
+    #[serde(default, deserialize_with = "present")]
+    pub deliver_at: Option<Time>,
+    /// Seconds after which it is dropped; at most the queue's retention, which is the default.
+    #[serde(default, deserialize_with = "present")]
+    pub ttl_seconds: Option<i32>,
 }
 
 /// Whether a text is an attribute's key.
@@ -60,6 +81,11 @@ impl Validate for OutgoingMessage {
     const BOUNDS: &'static [Bound] = &[
         bound("content_type", Rule::Printable(1, limits::CONTENT_TYPE_CHARS_MAX)),
         bound("attributes", Rule::Map(limits::ATTRIBUTES_MAX, limits::ATTRIBUTE_VALUE_BYTES_MAX)),
+        bound("routing_key", Rule::Words(limits::ROUTING_KEY_CHARS_MAX)),
+        bound("group", Rule::Text(1, limits::KEY_CHARS_MAX)),
+        bound("dedup_id", Rule::Text(1, limits::KEY_CHARS_MAX)),
+        bound("delay_seconds", Rule::Number(0, limits::DELAY_SECONDS_MAX as i64)),
+        bound("ttl_seconds", Rule::Number(1, limits::DELAY_SECONDS_MAX as i64)),
     ];
 
     fn validate(&self, faults: &mut Faults) {
@@ -74,6 +100,14 @@ impl Validate for OutgoingMessage {
         }
         faults.text::<Self>("content_type", self.content_type.as_deref());
         faults.map::<Self>("attributes", self.attributes.as_ref(), is_attribute_key);
+        faults.text::<Self>("routing_key", self.routing_key.as_deref());
+        faults.text::<Self>("group", self.group.as_deref());
+        faults.text::<Self>("dedup_id", self.dedup_id.as_deref());
+        faults.number::<Self>("delay_seconds", self.delay_seconds);
+        faults.number::<Self>("ttl_seconds", self.ttl_seconds);
+        if self.delay_seconds.is_some() && self.deliver_at.is_some() {
+            faults.add("deliver_at", "either delay_seconds or deliver_at, not both", "conflict");
+        }
     }
 }
 
@@ -83,8 +117,21 @@ impl From<OutgoingMessage> for broker::OutgoingMessage {
             (Some(bytes), _) => Body::Binary(bytes.0),
             (None, text) => Body::Text(text.unwrap_or_default()),
         };
-        let attributes = message.attributes.unwrap_or_default();
-        Self { content_type: message.content_type, attributes, ..Self::of(body) }
+        let due = match (message.deliver_at, message.delay_seconds) {
+            (Some(at), _) => Due::At(at.0),
+            (None, Some(seconds)) => Due::After(seconds),
+            (None, None) => Due::Default,
+        };
+        Self {
+            body,
+            content_type: message.content_type,
+            attributes: message.attributes.unwrap_or_default(),
+            routing_key: message.routing_key,
+            group: message.group,
+            dedup_id: message.dedup_id,
+            due,
+            ttl_seconds: message.ttl_seconds,
+        }
     }
 }
 
@@ -122,10 +169,10 @@ pub struct SendResponse {
 pub struct SendResult {
     /// Its place in the request, from 0.
     pub index: i32,
-    /// `stored`: it is safe. `failed`: it will never be delivered. `unknown`: it may or may not
-    /// be. More may come.
+    /// `stored`: it is safe. `duplicate`: an earlier send under the same key had stored it.
+    /// `failed`: it will never be delivered. `unknown`: it may or may not be. More may come.
     pub status: String,
-    /// The message's id, when it is stored.
+    /// The message's id, when it is stored, now or before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Copies on disk when this was answered.
@@ -199,6 +246,20 @@ pub struct ReceiveRequest {
     /// Default: false.
     #[serde(default, deserialize_with = "present")]
     pub auto_ack: Option<bool>,
+    /// Which messages. Default: `ready`.
+    #[serde(default, deserialize_with = "present")]
+    pub from: Option<ReceiveFrom>,
+}
+
+/// Which messages a receive is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[oai(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum ReceiveFrom {
+    /// Those that wait to be received.
+    Ready,
+    /// Dead letters.
+    Dead,
 }
 
 impl Validate for ReceiveRequest {
@@ -223,7 +284,8 @@ impl From<ReceiveRequest> for broker::ReceiveRequest {
             wait_seconds: request.wait_seconds.unwrap_or(0),
             lease_seconds: request.lease_seconds,
             auto_ack: request.auto_ack.unwrap_or(false),
-            ..Self::default()
+            from_dead: request.from == Some(ReceiveFrom::Dead),
+            key: None,
         }
     }
 }
@@ -253,6 +315,12 @@ pub struct ReceivedMessage {
     pub content_type: String,
     /// The sender's words about it.
     pub attributes: BTreeMap<String, String>,
+    /// Words by which filters choose.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routing_key: Option<String>,
+    /// Its group.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub group: Option<String>,
     /// Who sent it: the authenticated name.
     pub sender: String,
     /// When it was sent.
@@ -269,6 +337,34 @@ pub struct ReceivedMessage {
     /// The same in milliseconds from the answer.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub lease_remaining_ms: Option<i32>,
+    /// The topic that it was published to, when it came by a link.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub topic: Option<String>,
+    /// Where and why it died, if it did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<DeadLetterInfo>,
+}
+
+/// Where and why a message died.
+#[derive(Debug, Object, Serialize)]
+pub struct DeadLetterInfo {
+    /// The queue in which it died.
+    pub queue: String,
+    /// `max_failures`: it failed as often as its queue allows. `poison`: a consumer said so. More
+    /// may come.
+    pub reason: String,
+    /// When it died.
+    pub died_at: Time,
+}
+
+impl From<broker::DeadLetter> for DeadLetterInfo {
+    fn from(letter: broker::DeadLetter) -> Self {
+        let reason = match letter.reason {
+            DeathReason::MaxFailures => "max_failures",
+            DeathReason::Poison => "poison",
+        };
+        Self { queue: letter.queue, reason: reason.to_owned(), died_at: Time(letter.died_ms) }
+    }
 }
 
 impl From<broker::ReceivedMessage> for ReceivedMessage {
@@ -291,6 +387,10 @@ impl From<broker::ReceivedMessage> for ReceivedMessage {
             fence: message.fence,
             lease_expires_at: message.lease_expires_ms.map(Time),
             lease_remaining_ms: message.lease_remaining_ms,
+            routing_key: message.routing_key,
+            group: message.group,
+            topic: message.topic,
+            dead_letter: message.dead_letter.map(DeadLetterInfo::from),
         }
     }
 }

@@ -2,6 +2,7 @@
 //! (`BOUNDS`), which both the check and the document use, so that they cannot disagree.
 
 pub mod api_keys;
+pub mod browse;
 pub mod grants;
 pub mod messages;
 pub mod objects;
@@ -49,6 +50,7 @@ pub fn bounds() -> Vec<(String, &'static [Bound])> {
         of::<messages::SendRequest>(),
         of::<messages::OutgoingMessage>(),
         of::<messages::ReceiveRequest>(),
+        of::<browse::RedriveRequest>(),
         of::<settlements::LeaseExtension>(),
         of::<settlements::ReleaseRequest>(),
         of::<settlements::SettlementRequest>(),

@@ -1,5 +1,6 @@
 //! Queues.
 
+use super::browse::QueueStats;
 use super::grants::{Right, rights};
 use super::scalars::Time;
 use super::validate::{Bound, Faults, Rule, Validate, bound};
@@ -184,6 +185,9 @@ pub struct QueueView {
     pub my_rights: Vec<Right>,
     /// Its settings, every field present: may be sent back as they are.
     pub config: QueueConfig,
+    /// How many messages it has; in lists only when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<QueueStats>,
     /// The subscriptions that deliver into it; absent when there is none.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub linked_from: Option<Vec<LinkView>>,
@@ -218,6 +222,7 @@ impl QueueView {
             my_rights: rights(broker.rights_on(by, queue)),
             config: queue.config.clone().into(),
             name: entry.name,
+            stats: None,
         }
     }
 }
@@ -226,6 +231,15 @@ page!(
     /// Queues, by name.
     QueuePage of QueueView
 );
+
+/// What else a list of queues shall show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[oai(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum QueueInclude {
+    /// How many messages each has.
+    Stats,
+}
 
 /// What becomes of the messages of a queue that is deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]

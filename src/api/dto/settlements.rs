@@ -14,6 +14,8 @@ use std::collections::BTreeSet;
 
 /// Seconds of a lease.
 const LEASE_SECONDS: Rule = Rule::Number(1, limits::LEASE_SECONDS_MAX as i64);
+/// Seconds for which a message that was given back is not due.
+const DELAY_SECONDS: Rule = Rule::Number(0, limits::DELAY_SECONDS_MAX as i64);
 /// Characters of a receipt.
 const RECEIPT: Rule = Rule::Text(1, limits::RECEIPT_CHARS_MAX);
 
@@ -69,6 +71,8 @@ pub enum ReleaseOutcome {
     HandedBack,
     /// It was tried and failed: a failure is counted.
     Failed,
+    /// It will never succeed: it is a dead letter at once.
+    Poison,
 }
 
 /// A lease to give back.
@@ -78,22 +82,30 @@ pub struct ReleaseRequest {
     /// How it went. Default: `handed_back`.
     #[serde(default, deserialize_with = "present")]
     pub outcome: Option<ReleaseOutcome>,
+    /// Seconds until it is due again; at most the queue's retention. Default: 0; after `failed`
+    /// the queue's back-off.
+    #[serde(default, deserialize_with = "present")]
+    pub delay_seconds: Option<i32>,
 }
 
 impl Validate for ReleaseRequest {
     const MAY_BE_ABSENT: bool = true;
+    const BOUNDS: &'static [Bound] = &[bound("delay_seconds", DELAY_SECONDS)];
 
-    fn validate(&self, _faults: &mut Faults) {}
+    fn validate(&self, faults: &mut Faults) {
+        faults.number::<Self>("delay_seconds", self.delay_seconds);
+    }
 }
 
 /// The action of a release.
 #[must_use]
-pub fn release(outcome: Option<ReleaseOutcome>) -> Action {
+pub fn release(outcome: Option<ReleaseOutcome>, delay_seconds: Option<i32>) -> Action {
     let outcome = match outcome.unwrap_or_default() {
         ReleaseOutcome::HandedBack => crate::broker::ReleaseOutcome::HandedBack,
         ReleaseOutcome::Failed => crate::broker::ReleaseOutcome::Failed,
+        ReleaseOutcome::Poison => crate::broker::ReleaseOutcome::Poison,
     };
-    Action::Release { outcome, delay_seconds: None }
+    Action::Release { outcome, delay_seconds }
 }
 
 /// Receipts in one list.
@@ -143,13 +155,19 @@ pub struct ReleaseItem {
     /// How it went. Default: `handed_back`.
     #[serde(default, deserialize_with = "present")]
     pub outcome: Option<ReleaseOutcome>,
+    /// Seconds until it is due again; at most the queue's retention. Default: 0; after `failed`
+    /// the queue's back-off.
+    #[serde(default, deserialize_with = "present")]
+    pub delay_seconds: Option<i32>,
 }
 
 impl Validate for ReleaseItem {
-    const BOUNDS: &'static [Bound] = &[bound("receipt", RECEIPT)];
+    const BOUNDS: &'static [Bound] =
+        &[bound("receipt", RECEIPT), bound("delay_seconds", DELAY_SECONDS)];
 
     fn validate(&self, faults: &mut Faults) {
         faults.text::<Self>("receipt", Some(&self.receipt));
+        faults.number::<Self>("delay_seconds", self.delay_seconds);
     }
 }
 
@@ -207,7 +225,8 @@ impl SettlementRequest {
         let extends = extends
             .map(|item| (item.receipt, Action::Extend { lease_seconds: item.lease_seconds }));
         let releases = self.release.into_iter().flatten();
-        let releases = releases.map(|item| (item.receipt, release(item.outcome)));
+        let releases =
+            releases.map(|item| (item.receipt, release(item.outcome, item.delay_seconds)));
         let settlements = acks.chain(extends).chain(releases);
         (places, settlements.map(|(receipt, action)| Settlement { receipt, action }).collect())
     }

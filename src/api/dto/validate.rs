@@ -7,6 +7,8 @@ use std::collections::BTreeMap;
 
 /// The pattern of texts that may stand in a header.
 pub const PRINTABLE_PATTERN: &str = "^[ -~]*$";
+/// The pattern of words joined by dots.
+pub const WORDS_PATTERN: &str = "^[^.]+(\\.[^.]+)*$";
 /// Faults told of, at most: enough to mend a request, too few to fill an answer.
 const FAULTS_MAX: usize = 20;
 
@@ -19,6 +21,8 @@ pub enum Rule {
     Text(usize, usize),
     /// A printable ASCII text of so many characters.
     Printable(usize, usize),
+    /// Words joined by dots, of so many characters in all at most.
+    Words(usize),
     /// A user's name.
     Name,
     /// A list of so many items.
@@ -128,6 +132,12 @@ impl Faults {
                     self.add(field, "printable ASCII characters only", "pattern");
                 }
             }
+            Rule::Words(max) => {
+                self.length(field, value.chars().count(), 1, max);
+                if value.split('.').any(str::is_empty) {
+                    self.add(field, "words joined by single dots", "pattern");
+                }
+            }
             _ => {}
         }
     }
@@ -186,6 +196,11 @@ impl Rule {
                 ("minLength", min.into()),
                 ("maxLength", max.into()),
                 ("pattern", PRINTABLE_PATTERN.into()),
+            ],
+            Self::Words(max) => vec![
+                ("minLength", 1.into()),
+                ("maxLength", max.into()),
+                ("pattern", WORDS_PATTERN.into()),
             ],
             Self::Name => vec![
                 ("minLength", 1.into()),

@@ -1,12 +1,15 @@
-//! Messages: send and receive.
+//! Messages: send, receive, and what shares their paths.
 
 use crate::api::auth::Auth;
+use crate::api::dto::browse::{
+    BrowsedMessage, MessageInclude, MessagePage, MessageState, PurgeResult,
+};
 use crate::api::dto::messages::{
     Durability, ReceiveRequest, ReceiveResponse, ReceivedMessage, SendRequest, SendResponse,
     SendResult,
 };
 use crate::api::httpd::in_flight::InFlight;
-use crate::api::params::{Path, Query, QueueSegment};
+use crate::api::params::{Cursor, IdempotencyKey, Limit, Path, Query, QueueSegment};
 use crate::api::payload::{Answer, Body};
 use crate::api::problem::{FieldError, Problem};
 use crate::base::limits;
@@ -28,13 +31,54 @@ impl Messages {
         queue: Path<QueueSegment>,
         /// How many copies to wait for. Default: `quorum`.
         durability: Query<Durability>,
+        /// Names this request: sent again under the same key, within the queue's `dedup_seconds`,
+        /// each message is stored once. 1 to 128 visible ASCII characters.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SendRequest>,
     ) -> Result<Answer<SendResponse>, Problem> {
         let durability = durability.0.unwrap_or(Durability::Quorum).into();
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
-        judge_batch(broker.send(by, &queue.0.0, messages, durability, None).await?)
+        judge_batch(broker.send(by, &queue.0.0, messages, durability, key.0.as_deref()).await?)
             .map(Answer::created)
+    }
+
+    /// Look at messages
+    #[oai(path = "/queues/:queue/messages", method = "get", operation_id = "browse_messages")]
+    async fn browse(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+        /// Only messages that are doing this.
+        state: Query<MessageState>,
+        /// What else to show: `body`.
+        include: Query<MessageInclude>,
+        /// Items on a page. Default: 100.
+        limit: Query<Limit>,
+        /// Where the page before ended: its `next_cursor`.
+        cursor: Query<Cursor>,
+    ) -> Result<Answer<MessagePage>, Problem> {
+        let (broker, source) = (&auth.app.broker, Source::Queue(&queue.0.0));
+        let state = state.0.map(Into::into);
+        let browsing = broker.browse(&auth.caller, source, state, cursor.text(), limit.get());
+        let with_body = include.0 == Some(MessageInclude::Body);
+        let item = |message| BrowsedMessage::new(message, with_body);
+        Ok(Answer::ok(MessagePage::from_page(browsing.await?, item)))
+    }
+
+    /// Purge a queue
+    #[oai(path = "/queues/:queue/messages", method = "delete", operation_id = "purge_queue")]
+    async fn purge(
+        &self,
+        auth: Auth,
+        /// The queue's name.
+        queue: Path<QueueSegment>,
+    ) -> Result<Answer<PurgeResult>, Problem> {
+        let purging = auth.app.broker.purge(&auth.caller, Source::Queue(&queue.0.0));
+        let purged_count = purging.await?;
+        Ok(Answer::ok(PurgeResult { purged_count, approximate: false }))
     }
 
     /// Receive messages
@@ -44,9 +88,13 @@ impl Messages {
         auth: Auth,
         /// The queue's name.
         queue: Path<QueueSegment>,
+        /// Names this request: sent again under the same key, it is answered with what is still
+        /// leased under it. 1 to 128 visible ASCII characters; not with `auto_ack`.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<ReceiveRequest>,
     ) -> Result<Answer<ReceiveResponse>, Problem> {
-        receive_from(&auth, Source::Queue(&queue.0.0), body.0).await
+        receive_from(&auth, Source::Queue(&queue.0.0), body.0, key.0).await
     }
 }
 
@@ -55,8 +103,9 @@ pub(super) async fn receive_from(
     auth: &Auth,
     source: Source<'_>,
     body: ReceiveRequest,
+    key: Option<String>,
 ) -> Result<Answer<ReceiveResponse>, Problem> {
-    let request = broker::ReceiveRequest::from(body);
+    let request = broker::ReceiveRequest { key, ..body.into() };
     let wait = u64::try_from(request.wait_seconds).unwrap_or(0);
     // The wait asked for is not the operation's.
     auth.deadline.set(limits::OPERATION_TIME + Duration::from_secs(wait));
@@ -131,6 +180,9 @@ mod tests {
         let problem = judge_batch(vec![failed(), failed()]).unwrap_err();
         assert_eq!((problem.status, problem.code.as_str()), (409, "draining"));
         assert_eq!(problem.errors.unwrap()[1].field, "messages[1]");
+        let mismatch = || result(SendStatus::Failed(Refusal::IdempotencyMismatch));
+        let problem = judge_batch(vec![mismatch(), mismatch()]).unwrap_err();
+        assert_eq!((problem.status, problem.code.as_str()), (422, "idempotency-mismatch"));
         let unknown = result(SendStatus::Unknown("late".into()));
         let problem = judge_batch(vec![failed(), unknown]).unwrap_err();
         assert_eq!((problem.status, problem.outcome.as_deref()), (503, Some("unknown")));

@@ -2,6 +2,7 @@
 //! body's type; rules of the product live in the broker.
 
 pub mod api_keys;
+pub mod browse;
 pub mod grants;
 pub mod messages;
 pub mod operations;
@@ -21,6 +22,7 @@ pub type Resources = (
     queues::Queues,
     grants::Grants,
     messages::Messages,
+    browse::Browsing,
     settlements::Settlements,
     topics::Topics,
     topics::Grants,
@@ -37,6 +39,7 @@ pub const RESOURCES: Resources = (
     queues::Queues,
     grants::Grants,
     messages::Messages,
+    browse::Browsing,
     settlements::Settlements,
     topics::Topics,
     topics::Grants,

@@ -1,7 +1,7 @@
 //! Queues: declare, look up, change, delete.
 
 use crate::api::auth::Auth;
-use crate::api::dto::queues::{DeletionMode, QueueConfig, QueuePage, QueueView};
+use crate::api::dto::queues::{DeletionMode, QueueConfig, QueueInclude, QueuePage, QueueView};
 use crate::api::params::{Cursor, IfMatch, Limit, Owner, Path, Prefix, Query, QueueSegment};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
@@ -37,6 +37,8 @@ impl Queues {
         owner: Query<Owner>,
         /// Only names that begin so.
         prefix: Query<Prefix>,
+        /// What else to show: `stats`.
+        include: Query<QueueInclude>,
         /// Items on a page. Default: 100.
         limit: Query<Limit>,
         /// Where the page before ended: its `next_cursor`.
@@ -49,7 +51,19 @@ impl Queues {
         let (broker, by) = (&auth.app.broker, &auth.caller);
         let prefix = prefix.text().unwrap_or_default();
         let page = broker.list_queues(by, owner, prefix, cursor.text(), limit.get()).await?;
-        Ok(Answer::ok(QueuePage::from_page(page, |entry| QueueView::new(broker, by, entry))))
+        let mut stats = Vec::new();
+        if include.0 == Some(QueueInclude::Stats) {
+            for entry in &page.items {
+                // One that cannot be counted now is listed without.
+                stats.push(broker.queue_stats(entry).await.ok());
+            }
+        }
+        let mut stats = stats.into_iter();
+        let item = |entry| QueueView {
+            stats: stats.next().flatten().map(Into::into),
+            ..QueueView::new(broker, by, entry)
+        };
+        Ok(Answer::ok(QueuePage::from_page(page, item)))
     }
 
     /// Look at a queue
@@ -60,8 +74,12 @@ impl Queues {
         /// The queue's name.
         queue: Path<QueueSegment>,
     ) -> Result<Answer<QueueView>, Problem> {
-        let entry = auth.app.broker.get_queue(&auth.caller, &queue.0.0).await?;
-        Ok(view(Answer::ok, &auth, entry))
+        let broker = &auth.app.broker;
+        let entry = broker.get_queue(&auth.caller, &queue.0.0).await?;
+        let stats = Some(broker.queue_stats(&entry).await?.into());
+        let view = QueueView { stats, ..QueueView::new(broker, &auth.caller, entry) };
+        let etag = view.etag.clone();
+        Ok(Answer::ok(view).etag(&etag))
     }
 
     /// Change a queue

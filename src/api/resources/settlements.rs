@@ -11,7 +11,7 @@ use crate::api::params::{Path, QueueSegment, ReceiptSegment};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
 use crate::broker::Source;
-use crate::broker::{Action, Lease, Settlement};
+use crate::broker::{Action, Fault, Lease, Refusal, Settlement};
 use poem_openapi::OpenApi;
 
 /// The handlers of `/queues/{queue}/leases/{receipt}` and `/queues/{queue}/settlements`.
@@ -63,7 +63,8 @@ impl Settlements {
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
         let source = Source::Queue(&queue.0.0);
-        settle_one(&auth, source, receipt.0.0, release(body.0.outcome)).await?;
+        let action = release(body.0.outcome, body.0.delay_seconds);
+        settle_one(&auth, source, receipt.0.0, action).await?;
         Ok(Empty::done())
     }
 
@@ -80,6 +81,19 @@ impl Settlements {
     }
 }
 
+/// What the broker finds wrong with settlement `i`, as a fault of the field that asked for it.
+fn placed(mut faults: Vec<Fault>, names: &[(&str, usize)]) -> Vec<Fault> {
+    for fault in &mut faults {
+        let rest = fault.field.strip_prefix("settlements[").and_then(|rest| rest.split_once("]."));
+        if let Some((index, field)) = rest
+            && let Some((list, index)) = index.parse().ok().and_then(|i: usize| names.get(i))
+        {
+            fault.field = format!("{list}[{index}].{field}");
+        }
+    }
+    faults
+}
+
 /// Settles many leases.
 pub(super) async fn settle_all(
     auth: &Auth,
@@ -88,7 +102,11 @@ pub(super) async fn settle_all(
 ) -> Result<Answer<SettlementResponse>, Problem> {
     let (places, settlements) = body.split();
     let names: Vec<_> = places.iter().map(|p| (p.action.word(), p.index)).collect();
-    let verdicts = auth.app.broker.settle(&auth.caller, source, settlements).await?;
+    let settling = auth.app.broker.settle(&auth.caller, source, settlements);
+    let verdicts = settling.await.map_err(|refusal| match refusal {
+        Refusal::Invalid(faults) => Problem::faults(placed(faults, &names)),
+        other => other.into(),
+    })?;
     let judged = places.into_iter().zip(verdicts);
     let judged: Vec<_> = judged.map(|(p, verdict)| SettlementResult::new(p, verdict)).collect();
     let open = |result: &SettlementResult| matches!(result.status.as_str(), "unknown" | "refused");
@@ -123,7 +141,18 @@ pub(super) async fn settle_one(
     action: Action,
 ) -> Result<Option<Lease>, Problem> {
     let settlement = vec![Settlement { receipt, action }];
-    let verdicts = auth.app.broker.settle(&auth.caller, source, settlement).await?;
+    let settling = auth.app.broker.settle(&auth.caller, source, settlement);
+    let verdicts = settling.await.map_err(|refusal| match refusal {
+        Refusal::Invalid(mut faults) => {
+            for fault in &mut faults {
+                if let Some(field) = fault.field.strip_prefix("settlements[0].") {
+                    fault.field = field.to_owned();
+                }
+            }
+            Problem::faults(faults)
+        }
+        other => other.into(),
+    })?;
     let verdict = verdicts.into_iter().next();
     let verdict = verdict.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
     judge(verdict).map_err(|(_, problem)| problem)

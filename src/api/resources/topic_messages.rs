@@ -9,7 +9,7 @@ use crate::api::dto::settlements::{
     LeaseExtension, LeaseView, ReleaseRequest, SettlementRequest, SettlementResponse, release,
 };
 use crate::api::params::{
-    Path, Query, ReceiptSegment, RequireRoute, SubscriptionSegment, TopicSegment,
+    IdempotencyKey, Path, Query, ReceiptSegment, RequireRoute, SubscriptionSegment, TopicSegment,
 };
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
@@ -36,14 +36,17 @@ impl TopicMessages {
         durability: Query<Durability>,
         /// Whether a message that no subscription wants is refused. Default: false.
         require_route: Query<RequireRoute>,
+        /// Names this request: sent again under the same key, within the topic's `dedup_seconds`,
+        /// each message is stored once. 1 to 128 visible ASCII characters.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<SendRequest>,
     ) -> Result<Answer<PublishResponse>, Problem> {
         let durability = durability.0.unwrap_or(Durability::Quorum).into();
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
-        let require_route = require_route.get();
-        let publish =
-            broker.publish(by, &topic.0.0, messages, durability, require_route, None).await?;
+        let (route, key) = (require_route.get(), key.0.as_deref());
+        let publish = broker.publish(by, &topic.0.0, messages, durability, route, key).await?;
         let matched = publish.iter().map(|published| published.matched).collect();
         let results = publish.into_iter().map(|published| published.result).collect();
         let response = judge_batch(results)?;
@@ -63,9 +66,13 @@ impl TopicMessages {
         topic: Path<TopicSegment>,
         /// The subscription's name.
         subscription: Path<SubscriptionSegment>,
+        /// Names this request: sent again under the same key, it is answered with what is still
+        /// leased under it. 1 to 128 visible ASCII characters; not with `auto_ack`.
+        #[oai(name = "Idempotency-Key")]
+        key: IdempotencyKey,
         body: Body<ReceiveRequest>,
     ) -> Result<Answer<ReceiveResponse>, Problem> {
-        receive_from(&auth, source(&topic, &subscription), body.0).await
+        receive_from(&auth, source(&topic, &subscription), body.0, key.0).await
     }
 
     /// Acknowledge a message of a subscription
@@ -126,7 +133,8 @@ impl TopicMessages {
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
         let source = source(&topic, &subscription);
-        settle_one(&auth, source, receipt.0.0, release(body.0.outcome)).await?;
+        settle_one(&auth, source, receipt.0.0, release(body.0.outcome, body.0.delay_seconds))
+            .await?;
         Ok(Empty::done())
     }
 

@@ -28,6 +28,7 @@ pub fn request(operation: &str) -> Option<&'static str> {
         "put_topic_grant" => r#"{"rights": ["publish", "subscribe"]}"#,
         "put_subscription" => r#"{"filter": {"routing_key": "sports.#"}}"#,
         "update_subscription" => r#"{"lease_seconds": 60}"#,
+        "redrive_queue" => r#"{"max_messages": 100}"#,
         "send_messages" => {
             r#"{"messages": [{"body": "hello", "attributes": {"kind": "greeting"}}]}"#
         }
@@ -60,6 +61,7 @@ pub fn path_parameter(operation: &str, name: &str) -> Option<&'static str> {
         (_, "topic") => "news",
         (_, "subscription") => "sports",
         (_, "receipt") => "AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU",
+        (_, "message_id") => "Xk2abcdefgh",
         (_, "session_id") => "c2Vzc2lvbl9vZl9hbGljZQ",
         (_, "api_key_id") => "YXBpX2tleV9vZl9hbGljZQ",
         _ => return None,
@@ -81,7 +83,16 @@ const QUEUE: &str = r#"{"name": "orders", "owner": "alice", "state": "live",
     "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3,
     "retention_seconds": 1209600, "delay_seconds": 0, "max_failures": 10,
     "backoff_min_seconds": 0, "backoff_max_seconds": 600, "dedup_seconds": 600,
-    "max_in_flight": 120000, "max_bytes": 0, "ordering": "best_effort", "paused": false}}"#;
+    "max_in_flight": 120000, "max_bytes": 0, "ordering": "best_effort", "paused": false},
+    "stats": {"ready": 1, "leased": 0, "delayed": 0, "dead": 0, "bytes": 312,
+    "oldest_age_seconds": 7, "receivers_waiting": 0,
+    "replicas": [{"node": "5f0c1d2e3a4b5c6d", "state": "in_sync"}], "approximate": false}}"#;
+const MESSAGE: &str = r#"{"id": "Xk2abcdefgh", "body": "hello",
+    "content_type": "text/plain;charset=utf-8", "attributes": {"kind": "greeting"},
+    "sender": "alice", "sent_at": "2026-01-02T03:04:05.678Z", "receive_count": 1,
+    "failure_count": 0, "state": "leased", "leased_by": "alice",
+    "lease_expires_at": "2026-01-02T03:14:05.678Z",
+    "explanation": "leased by alice for another 10 minutes"}"#;
 const TOPIC: &str = r#"{"name": "news", "owner": "alice",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
     "etag": "MQ", "my_rights": ["publish", "subscribe", "manage"], "subscription_count": 1,
@@ -120,6 +131,8 @@ pub fn answer(schema: &str) -> Option<String> {
         "TopicPage" => page(TOPIC),
         "SubscriptionView" => SUBSCRIPTION.to_owned(),
         "SubscriptionPage" => page(SUBSCRIPTION),
+        "BrowsedMessage" => MESSAGE.to_owned(),
+        "MessagePage" => page(MESSAGE),
         "GrantView" => GRANT.to_owned(),
         "GrantPage" => page(GRANT),
         other => return message_answer(other),
@@ -155,6 +168,8 @@ fn message_answer(schema: &str) -> Option<String> {
             "receipt": "AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU", "status": "done"}],
             "failed_count": 0}"#
         }
+        "PurgeResult" => r#"{"purged_count": 12, "approximate": false}"#,
+        "RedriveResult" => r#"{"moved_count": 2, "remaining_count": 0}"#,
         "Liveness" => r#"{"status": "live"}"#,
         "Readiness" => r#"{"ready": true}"#,
         "string" => r#""tertulia_http_connections 1\n""#,

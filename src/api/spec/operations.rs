@@ -283,6 +283,13 @@ operations! {
         [NOT_OWNER, QUEUE_NOT_FOUND, NOT_EMPTY, PRECONDITION_FAILED]
         "`discard`: its messages are gone at once and for good. `drain`: sends are refused, the \
         rest goes on until the last message is settled. `refuse`: only if it is empty.";
+    purge_queue DELETE "/v1/queues/{queue}/messages" queues Right("manage");
+        [200 "How many messages were taken out."] [FORBIDDEN, QUEUE_NOT_FOUND]
+        "Takes out everything that was acknowledged to its sender before the call, leased and \
+        delayed messages and dead letters too, and nothing that is sent after the answer.";
+    redrive_queue POST "/v1/queues/{queue}/redrives" queues Right("manage");
+        body [200 "How many dead letters are ready again."] [FORBIDDEN, QUEUE_NOT_FOUND]
+        "The oldest first, as if they had never failed. Repeat until `remaining_count` is 0.";
     list_queue_grants GET "/v1/queues/{queue}/grants" queues QueueOwner;
         [200 "A page of grants."] [NOT_OWNER, QUEUE_NOT_FOUND] "";
     put_queue_grant PUT "/v1/queues/{queue}/grants/{username}" queues QueueOwner;
@@ -294,10 +301,22 @@ operations! {
 
     send_messages POST "/v1/queues/{queue}/messages" messages Right("send");
         body [201 "At least one message is stored; each has its result."]
-        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING, QUOTA]
+        [FORBIDDEN, QUEUE_NOT_FOUND, DRAINING, IDEMPOTENCY_MISMATCH, QUOTA]
         "`quorum`: on disk on a majority before the answer. `all`: waits up to 5 seconds for the \
         others too. A request of which nothing is stored is never a success: it is the problem \
-        of its first message.";
+        of its first message. Repeat a request under the same `Idempotency-Key`: what is stored already \
+        is a `duplicate` with the same id, the rest is stored now.";
+    browse_messages GET "/v1/queues/{queue}/messages" messages Right("browse");
+        [200 "A page of messages, in dispatch order."] [FORBIDDEN, QUEUE_NOT_FOUND]
+        "Changes nothing. At most 8 MiB of bodies are looked at for one page: it may be shorter \
+        than asked for, even empty, and have a next one.";
+    get_message GET "/v1/queues/{queue}/messages/{message_id}" messages Right("browse");
+        [200 "The message, with its body."] [FORBIDDEN, QUEUE_NOT_FOUND, MESSAGE_NOT_FOUND]
+        "Changes nothing. `explanation` says why it is or is not handed out.";
+    delete_message DELETE "/v1/queues/{queue}/messages/{message_id}" messages Right("manage");
+        [204 "The message is gone, now or before."]
+        [FORBIDDEN, QUEUE_NOT_FOUND, MESSAGE_NOT_FOUND]
+        "Takes it out, delayed and leased too. Only what is no id at all is not found.";
     receive_messages POST "/v1/queues/{queue}/leases" messages Right("receive");
         body [200 "Messages under lease; none when the queue had none."]
         [FORBIDDEN, QUEUE_NOT_FOUND, IN_FLIGHT_LIMIT]
@@ -345,7 +364,7 @@ operations! {
 
     publish_messages POST "/v1/topics/{topic}/messages" topics TopicRight("publish");
         body [201 "At least one message is stored; each has its result."]
-        [FORBIDDEN, TOPIC_NOT_FOUND, UNROUTABLE]
+        [FORBIDDEN, TOPIC_NOT_FOUND, UNROUTABLE, IDEMPOTENCY_MISMATCH, QUOTA]
         "Each message reaches every subscription that matches, or none. A topic without \
         subscriptions keeps nothing. A request of which nothing is stored is never a success.";
 

@@ -2,7 +2,7 @@
 use super::operations::OPERATIONS;
 use super::*;
 use crate::api::dto::{
-    api_keys, grants, messages, queues, sessions, settlements, subscriptions, topics, users,
+    api_keys, browse, grants, messages, queues, sessions, settlements, subscriptions, topics, users,
 };
 use crate::api::payload::decode;
 use serde_json::Value;
@@ -176,6 +176,7 @@ fn request_examples_are_accepted() {
     ok::<grants::GrantRequest>("put_topic_grant");
     ok::<subscriptions::SubscriptionConfig>("put_subscription");
     ok::<subscriptions::SubscriptionConfig>("update_subscription");
+    ok::<browse::RedriveRequest>("redrive_queue");
     ok::<messages::SendRequest>("send_messages");
     ok::<messages::ReceiveRequest>("receive_messages");
     ok::<settlements::LeaseExtension>("extend_lease");
