@@ -9,6 +9,7 @@
 pub mod api_keys;
 mod basic_cache;
 mod changes;
+pub mod consumers;
 mod cursors;
 pub mod deletions;
 pub mod grants;
@@ -26,6 +27,7 @@ pub(crate) mod testing;
 pub mod users;
 
 pub use crate::message::envelope::Body;
+pub use consumers::{Consumer, End, Farewell, Source, Terms, Window};
 pub use deletions::{Deleted, Messages};
 pub use queues::QueueChange;
 pub use receive::{ReceiveRequest, ReceivedMessage};
@@ -105,6 +107,8 @@ pub struct Broker {
     /// Streams whose data is to be dropped: their delete record is positive.
     dropped: Mutex<BTreeSet<Generation>>,
     basic: BasicCache,
+    /// Who is told when a pushed message is settled.
+    consumers: consumers::Told,
     /// Failed logins, by user name, existing or not.
     failures: Rates<UserName>,
     /// Passwords checked, by address.
@@ -135,6 +139,7 @@ impl Broker {
             deletions: Notify::new(),
             dropped: Mutex::default(),
             basic,
+            consumers: consumers::Told::default(),
             failures: Rates::new(limits::FAILED_LOGINS_PER_MINUTE),
             logins: Rates::new(limits::LOGINS_PER_MINUTE),
             registrations: Rates::new(limits::REGISTRATIONS_PER_MINUTE),

@@ -4,6 +4,7 @@
 use super::Broker;
 use crate::base::ids::{Generation, RequesterId};
 use crate::base::names::QueueName;
+use crate::protocol::op::{SettleAction, SettleItem};
 use crate::protocol::stream::Place;
 use crate::replication::dispatcher::Lease;
 use serde::{Deserialize, Serialize};
@@ -27,6 +28,14 @@ pub struct Receipt {
     pub failure_count: u32,
     /// Wall time of the lease's end when it began, in ms: a hint, never a judgement.
     pub expires_ms: u64,
+}
+
+impl Receipt {
+    /// What to tell the replicas about its message.
+    pub(super) fn item(&self, action: SettleAction) -> SettleItem {
+        let Self { place, requester, counter, receive_count, failure_count, .. } = *self;
+        SettleItem { place, requester, counter, receive_count, failure_count, action }
+    }
 }
 
 /// The name's fingerprint in a receipt.

@@ -64,6 +64,18 @@ impl Broker {
         by: &Caller,
         queue: &str,
         request: ReceiveRequest,
+        idle: impl FnMut() + Send,
+    ) -> Answer<Vec<ReceivedMessage>> {
+        self.receive_within(by, queue, request, limits::RECEIVE_BYTES_MAX, idle).await
+    }
+
+    /// The same with another bound on the bytes of all bodies; one message always fits.
+    pub(super) async fn receive_within(
+        &self,
+        by: &Caller,
+        queue: &str,
+        request: ReceiveRequest,
+        bytes_max: usize,
         mut idle: impl FnMut() + Send,
     ) -> Answer<Vec<ReceivedMessage>> {
         metrics::counter!("tertulia_receives_total").increment(1);
@@ -90,7 +102,7 @@ impl Broker {
                 listening = listen.map_err(|why| self.refusal_of(&name, why))?;
                 continue;
             }
-            let granted = self.look(&name, &stream, &request, lease_ms).await?;
+            let granted = self.look(&name, &stream, &request, bytes_max, lease_ms).await?;
             if !granted.deliveries.is_empty() {
                 return self.hand_out(&name, &stream, granted, request.auto_ack).await;
             }
@@ -127,10 +139,10 @@ impl Broker {
         name: &QueueName,
         stream: &StreamRef,
         request: &ReceiveRequest,
+        bytes_max: usize,
         lease_ms: u64,
     ) -> Answer<Granted> {
         let max = usize::try_from(request.max_messages).unwrap_or(1);
-        let bytes_max = limits::RECEIVE_BYTES_MAX;
         let granted = self.coordinator.try_receive(stream, max, bytes_max, lease_ms).await;
         granted.map_err(|error| match error {
             ReceiveError::InFlightLimit => Refusal::InFlightLimit,
