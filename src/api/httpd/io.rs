@@ -27,7 +27,7 @@ struct Requests {
 
 impl Answering {
     /// Until what it returns is dropped.
-    pub(super) fn begin(&self) -> impl Drop + use<> {
+    pub(super) fn begin(&self) -> impl Drop + Send + Sync + use<> {
         struct Ends(Answering);
         impl Drop for Ends {
             fn drop(&mut self) {
