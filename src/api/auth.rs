@@ -85,7 +85,10 @@ fn parse(header: &str) -> Option<Credentials> {
 }
 
 /// The caller of a request; `None` when it brings no `Authorization` header.
-async fn authenticate(request: &Request, here: &Here) -> Result<Option<Caller>, Problem> {
+pub(super) async fn authenticate(
+    request: &Request,
+    here: &Here,
+) -> Result<Option<Caller>, Problem> {
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
     let Some(header) = headers.next() else { return Ok(None) };
     let credentials = match (header.to_str(), headers.next()) {

@@ -476,6 +476,15 @@ impl Consumer {
         Handle(self.0.clone())
     }
 
+    /// Takes back a message that was handed out and then not sent: nobody has seen it.
+    pub fn take_back(&self, message: &ReceivedMessage) {
+        let receipt = message.receipt.as_deref().and_then(|it| self.0.broker.open_receipt(it));
+        if let Some(receipt) = receipt {
+            self.0.forget([key_of(&receipt)]);
+            drop(self.0.release(vec![(receipt, SettleAction::Withdraw)]));
+        }
+    }
+
     /// Ends it, and returns when its messages are given back.
     pub async fn end(self, farewell: Farewell) {
         let _ = self.0.leave(farewell).await;
@@ -529,3 +538,7 @@ fn is_passing(refusal: &Refusal) -> bool {
         Refusal::InFlightLimit | Refusal::Overloaded { .. } | Refusal::NotEnoughReplicas { .. }
     )
 }
+
+#[cfg(test)]
+#[path = "consumers_tests.rs"]
+mod tests;

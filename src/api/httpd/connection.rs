@@ -60,7 +60,12 @@ impl Drop for Place {
 
 impl Door {
     /// Serves one connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, stream: Box<dyn Stream>, far: SocketAddr, slot: OwnedSemaphorePermit) {
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: Box<dyn Stream>,
+        far: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) {
         let place = Place::new(slot);
         // Before its first bytes a connection has asked for nothing: a stop ends it at once.
         let opened = tokio::select! {
@@ -94,7 +99,12 @@ impl Door {
         tokio::time::timeout(self.options.header_time, first).await?
     }
 
-    async fn serve_http1(self: &Arc<Self>, mut stream: Guests, far: SocketAddr, place: &Arc<Place>) -> Ended {
+    async fn serve_http1(
+        self: &Arc<Self>,
+        mut stream: Guests,
+        far: SocketAddr,
+        place: &Arc<Place>,
+    ) -> Ended {
         let answering = Answering::default();
         stream.watch_headers(self.options.header_time, answering.clone());
         let mut builder = http1::Builder::new();
@@ -107,7 +117,8 @@ impl Door {
         let service = service_fn(move |r| {
             // Shared with an upgraded connection, whose bytes are no header either.
             let began = Arc::new(answering.begin());
-            let upgrades = Upgrades { door: door.clone(), hold: Arc::new((place.clone(), began.clone())) };
+            let upgrades =
+                Upgrades { door: door.clone(), hold: Arc::new((place.clone(), began.clone())) };
             let answer = door.clone().answer(r, far, scheme.clone(), Some(upgrades));
             async move {
                 let _began = began;

@@ -12,8 +12,8 @@ pub mod body;
 mod connection;
 pub mod in_flight;
 mod io;
-pub mod upgraded;
 mod tls;
+pub mod upgraded;
 
 use crate::base::limits;
 use crate::base::seams::{Listener, Spawn, Stream};

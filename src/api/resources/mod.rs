@@ -10,6 +10,8 @@ pub mod sessions;
 pub mod settlements;
 pub mod users;
 
+use super::push::event_stream::Streams;
+
 /// All handlers, as one description of the API.
 pub type Resources = (
     users::Users,
@@ -18,6 +20,7 @@ pub type Resources = (
     queues::Queues,
     grants::Grants,
     messages::Messages,
+    Streams,
     settlements::Settlements,
     operations::Operations,
 );
@@ -30,6 +33,7 @@ pub const RESOURCES: Resources = (
     queues::Queues,
     grants::Grants,
     messages::Messages,
+    Streams,
     settlements::Settlements,
     operations::Operations,
 );

@@ -114,7 +114,10 @@ fn message_answer(schema: &str) -> Option<String> {
         }
         "Liveness" => r#"{"status": "live"}"#,
         "Readiness" => r#"{"ready": true}"#,
-        "string" => r#""tertulia_http_connections 1\n""#,
+        "text/plain" => r#""tertulia_http_connections 1\n""#,
+        "text/event-stream" => {
+            r#""event: message\nid: Xk2abcdefgh\ndata: {\"id\":\"Xk2abcdefgh\"}\n\n""#
+        }
         _ => return None,
     };
     Some(text.to_owned())
