@@ -33,7 +33,7 @@ use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -230,24 +230,28 @@ const CLOSE_TIME: std::time::Duration = std::time::Duration::from_secs(2);
 
 /// Says why it ends, and waits a little for the client to hear it.
 async fn close(socket: &mut Socket, leaving: Leaving) {
-    let (code, reason) = match leaving {
-        Leaving::Closed { .. } | Leaving::Broken => {
-            let _ = timeout(CLOSE_TIME, socket.close(None)).await;
-            return;
-        }
-        Leaving::Silent => (1008, "silent for too long"),
-        Leaving::Stopping => (1001, "the node stops"),
-        Leaving::Unauthenticated => (4401, "no valid credentials"),
-        Leaving::TooLarge => (1009, "the frame is too large"),
-        Leaving::NotText => (1003, "frames are JSON texts"),
-        Leaving::Full => (1013, "the node holds as many bodies as it can"),
+    let words = match leaving {
+        // The answer to the client's own words is on its way.
+        Leaving::Closed { .. } | Leaving::Broken => None,
+        Leaving::Silent => Some((1008, "silent for too long")),
+        Leaving::Stopping => Some((1001, "the node stops")),
+        Leaving::Unauthenticated => Some((4401, "no valid credentials")),
+        Leaving::TooLarge => Some((1009, "the frame is too large")),
+        Leaving::NotText => Some((1003, "frames are JSON texts")),
+        Leaving::Full => Some((1013, "the node holds as many bodies as it can")),
     };
     let last_words = async {
         if leaving == Leaving::Stopping {
             let _ = socket.send(Message::text(frames::CLOSING)).await;
         }
-        let _ = socket.close(Some(CloseFrame { code: code.into(), reason: reason.into() })).await;
-        while let Some(Ok(_)) = socket.next().await {}
+        if let Some((code, reason)) = words {
+            let frame = CloseFrame { code: code.into(), reason: reason.into() };
+            let _ = socket.close(Some(frame)).await;
+        }
+        while let Some(Ok(_)) = socket.next().await {
+            drop(socket.get_mut().take());
+        }
+        let _ = socket.get_mut().shutdown().await;
     };
     let _ = timeout(CLOSE_TIME, last_words).await;
 }
