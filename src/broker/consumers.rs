@@ -11,7 +11,8 @@
 
 use super::receipts::Receipt;
 use super::receive::{ReceiveRequest, ReceivedMessage, clamp};
-use super::{Action, Answer, Broker, Caller, Credential, Refusal};
+use super::standing::Standing;
+use super::{Action, Answer, Broker, Refusal};
 use crate::base::ids::{Generation, RequesterId};
 use crate::base::limits;
 use crate::crdt::dot::Dot;
@@ -78,16 +79,6 @@ pub enum Farewell {
     Failed,
 }
 
-/// A caller and what it was authenticated by, as of a moment: judged again and again while its
-/// connection lasts.
-#[derive(Clone, Debug)]
-pub struct Standing {
-    /// Who it is.
-    pub by: Caller,
-    /// The version of the password, where that is the credential: a new one ends the connection.
-    password_version: Option<u64>,
-}
-
 /// A lease: two in one batch differ in the message, two of one message in the requester.
 type LeaseKey = (RequesterId, Dot);
 
@@ -152,29 +143,6 @@ impl Ahead {
 }
 
 impl Broker {
-    /// What the caller's connection rests on.
-    #[must_use]
-    pub fn standing(&self, by: Caller) -> Standing {
-        let password_version = match by.credential {
-            Credential::Password => self.password_version(&by),
-            Credential::Session { .. } | Credential::ApiKey { .. } => None,
-        };
-        Standing { by, password_version }
-    }
-
-    /// Whether the connection may go on [R45].
-    #[must_use]
-    pub fn stands(&self, standing: &Standing) -> bool {
-        let by = &standing.by;
-        let same = |version| self.password_version(by) == Some(version);
-        self.is_current(by) && standing.password_version.is_none_or(same)
-    }
-
-    fn password_version(&self, by: &Caller) -> Option<u64> {
-        let (_, record) = self.catalog.user_by_id(by.user)?;
-        record.user().map(|user| user.password_version)
-    }
-
     /// Begins a consumer.
     ///
     /// # Errors
@@ -205,16 +173,6 @@ impl Broker {
     /// Whether the broker is stopping: returns when it is.
     pub async fn stopping(&self) {
         self.stopping.cancelled().await;
-    }
-
-    /// The queue whose message a receipt is for.
-    ///
-    /// # Errors
-    /// `ReceiptInvalid` for what is no receipt, `QueueNotFound`.
-    pub fn queue_of_receipt(&self, receipt: &str) -> Answer<String> {
-        let receipt = self.open_receipt(receipt).ok_or(Refusal::ReceiptInvalid)?;
-        let found = self.catalog.queue_by_generation(receipt.generation);
-        found.map(|(name, _)| name.to_string()).ok_or(Refusal::QueueNotFound)
     }
 
     /// A lease has changed: its consumer, if it has one here, is told.

@@ -1,7 +1,7 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::broker::testing::{TestClock, broker_and_clock, log_in, user};
-use crate::broker::{Body, OutgoingMessage, QueueChange, Settlement};
+use crate::broker::{Body, Caller, OutgoingMessage, QueueChange, Settlement};
 use std::collections::BTreeSet;
 
 struct World {

@@ -22,6 +22,7 @@ pub mod rights;
 pub mod send;
 pub mod sessions;
 pub mod settle;
+pub mod standing;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod users;

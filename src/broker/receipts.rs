@@ -1,7 +1,7 @@
 //! Receipts: the sealed proof that a client holds a message. They name queue, message and lease,
 //! so that any node can use them without looking anything up.
 
-use super::Broker;
+use super::{Answer, Broker, Refusal};
 use crate::base::ids::{Generation, RequesterId};
 use crate::base::names::QueueName;
 use crate::protocol::op::{SettleAction, SettleItem};
@@ -44,6 +44,16 @@ pub fn fingerprint(queue: &QueueName) -> u32 {
 }
 
 impl Broker {
+    /// The queue whose message a receipt is for.
+    ///
+    /// # Errors
+    /// `ReceiptInvalid` for what is no receipt, `QueueNotFound`.
+    pub fn queue_of_receipt(&self, receipt: &str) -> Answer<String> {
+        let receipt = self.open_receipt(receipt).ok_or(Refusal::ReceiptInvalid)?;
+        let found = self.catalog.queue_by_generation(receipt.generation);
+        found.map(|(name, _)| name.to_string()).ok_or(Refusal::QueueNotFound)
+    }
+
     pub(super) fn seal_receipt(
         &self,
         generation: Generation,

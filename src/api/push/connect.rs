@@ -5,6 +5,7 @@
 
 use super::Place;
 use super::frames::{self, Named, Op, Outcome};
+use super::metered::Metered;
 use crate::api::auth::authenticate;
 use crate::api::codes;
 use crate::api::dto::settlements::{LeaseView, release};
@@ -16,8 +17,9 @@ use crate::api::resources::messages::judge_batch;
 use crate::api::resources::settlements::settle_one;
 use crate::api::scope::Here;
 use crate::base::limits;
-use crate::broker::consumers::{Handle, Standing};
+use crate::broker::consumers::Handle;
 use crate::broker::refusal::Refusal;
+use crate::broker::standing::Standing;
 use crate::broker::{
     Action, Broker, Consumer, Durability, End, Farewell, ReceivedMessage, Source, Terms, Window,
 };
@@ -26,14 +28,11 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
 use poem::http::header::{CONNECTION, HOST, ORIGIN, UPGRADE};
 use poem::http::{HeaderMap, StatusCode};
-use poem::{OnUpgrade, Request, Response, Upgraded};
+use poem::{OnUpgrade, Request, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
 use tokio_tungstenite::WebSocketStream;
@@ -124,8 +123,7 @@ impl Opening {
             .max_frame_size(Some(max))
             .read_buffer_size(16 << 10)
             .write_buffer_size(0);
-        let stream =
-            Metered { inner: stream, held: self.memory.hold(), memory: self.memory, bytes: 0 };
+        let stream = Metered::new(stream, self.memory);
         let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
         let standing = match standing {
             Some(standing) => Ok(standing),
@@ -498,56 +496,5 @@ async fn perform(broker: &Arc<Broker>, standing: &Standing, op: Op) -> Result<Ou
         Op::Hello(_) | Op::Subscribe(_) | Op::Credit(_) | Op::Unsubscribe(_) => {
             Err(frames::internal())
         }
-    }
-}
-
-/// The connection's bytes: what it has read of a frame counts as the memory of bodies.
-struct Metered {
-    inner: Upgraded,
-    memory: BodyMemory,
-    held: Held,
-    bytes: usize,
-}
-
-impl Metered {
-    /// The memory of the frame that was read.
-    fn take(&mut self) -> Held {
-        self.bytes = 0;
-        std::mem::replace(&mut self.held, self.memory.hold())
-    }
-}
-
-impl AsyncRead for Metered {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        out: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = out.filled().len();
-        let poll = Pin::new(&mut self.inner).poll_read(cx, out);
-        self.bytes += out.filled().len() - before;
-        let bytes = self.bytes;
-        match self.held.grow_to(bytes) {
-            Ok(()) => poll,
-            Err(full) => Poll::Ready(Err(io::Error::other(full))),
-        }
-    }
-}
-
-impl AsyncWrite for Metered {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.inner).poll_write(cx, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_shutdown(cx)
     }
 }

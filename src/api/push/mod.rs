@@ -4,6 +4,7 @@
 pub mod connect;
 pub mod event_stream;
 mod frames;
+mod metered;
 
 use super::problem::Problem;
 use crate::base::limits;
