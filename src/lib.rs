@@ -12,7 +12,8 @@
 //!
 //! | layer | modules | what for |
 //! | --- | --- | --- |
-//! | top | [`cli`], [`node`] | the command line; a running node: the only one who knows all |
+//! | top | [`cli`] | the command line |
+//! | 9 | [`node`], [`bench`] | a running node: the only one who knows all; a load for one, by HTTPS alone |
 //! | 8 | [`api`] | HTTP, the REST API, its document |
 //! | 7 | [`broker`] | the product's rules: users, rights, queues, send, receive, settle |
 //! | 6 | [`replication`] | coordinator, dispatcher, replica: the I/O of streams |
@@ -37,6 +38,7 @@
 
 pub mod api;
 pub mod base;
+pub mod bench;
 pub mod broker;
 pub mod cli;
 pub mod config;

@@ -7,12 +7,12 @@ mod common;
 use common::check::{Event, History, Verdict};
 use common::fault_disk::FaultDisk;
 use common::one::{Dice, HERE, HandClock, PASSWORD, start};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 use tertulia::broker::{
     Action, Body, Broker, Caller, Credential, Durability, OutgoingMessage, QueueChange,
-    ReceiveRequest, ReceivedMessage, SendStatus, Settlement, Verdict as SettleVerdict,
+    ReceiveRequest, ReceivedMessage, ReleaseOutcome, SendStatus, Settlement, Source,
+    Verdict as SettleVerdict,
 };
 
 const SEEDS: u64 = 300;
@@ -33,16 +33,12 @@ struct Load {
 
 impl Load {
     async fn send(&self, bodies: Vec<String>) {
-        let message = |body: &String| OutgoingMessage {
-            body: Body::Text(body.clone()),
-            content_type: None,
-            attributes: BTreeMap::new(),
-        };
+        let message = |body: &String| OutgoingMessage::of(Body::Text(body.clone()));
         let messages = bodies.iter().map(message).collect();
         for body in &bodies {
             self.history.note(Event::Sending { body: body.clone() });
         }
-        let sent = self.broker.send(&self.caller, QUEUE, messages, Durability::Quorum).await;
+        let sent = self.broker.send(&self.caller, QUEUE, messages, Durability::Quorum, None).await;
         let results = sent.map(|r| r.into_iter().map(|r| r.status).collect());
         let statuses: Vec<SendStatus> = results.unwrap_or_default();
         for (body, status) in bodies.into_iter().zip(statuses) {
@@ -57,9 +53,8 @@ impl Load {
     async fn receive(&self, max_messages: i32, lease_seconds: i32) -> Vec<ReceivedMessage> {
         let invoked = self.history.len();
         let lease_seconds = Some(lease_seconds);
-        let request =
-            ReceiveRequest { max_messages, wait_seconds: 0, lease_seconds, auto_ack: false };
-        let got = self.broker.receive(&self.caller, QUEUE, request, || {}).await;
+        let request = ReceiveRequest { max_messages, lease_seconds, ..ReceiveRequest::default() };
+        let got = self.broker.receive(&self.caller, Source::Queue(QUEUE), request, || {}).await;
         let got = got.unwrap_or_default();
         for message in &got {
             let (body, fence) = (text(&message.body), message.fence);
@@ -75,7 +70,7 @@ impl Load {
         }
         let receipt = message.receipt.clone().unwrap();
         let settlements = vec![Settlement { receipt, action }];
-        let verdicts = self.broker.settle(&self.caller, QUEUE, settlements).await;
+        let verdicts = self.broker.settle(&self.caller, Source::Queue(QUEUE), settlements).await;
         if action != Action::Ack {
             return;
         }
@@ -97,7 +92,10 @@ impl Load {
                 _ => {
                     for message in self.receive(3, 60).await {
                         let action = match dice.roll(6) {
-                            0 => Action::Release { failed: true },
+                            0 => Action::Release {
+                                outcome: ReleaseOutcome::Failed,
+                                delay_seconds: None,
+                            },
                             1 => Action::Extend { lease_seconds: 90 },
                             2 => continue,
                             _ => Action::Ack,
@@ -112,7 +110,7 @@ impl Load {
 }
 
 async fn caller(broker: &Broker, token: &str) -> Caller {
-    let caller = broker.authenticate_bearer(token).expect("the session survived");
+    let caller = broker.authenticate_bearer(token, HERE).expect("the session survived");
     assert!(matches!(caller.credential, Credential::Session { .. }));
     caller
 }

@@ -34,6 +34,8 @@ EXEMPT = {
 }
 # Codes of requests that belong to no operation: the contract names them, the document cannot.
 OUTSIDE = {"not-found": 404, "method-not-allowed": 405}
+# What a head is refused with, before anybody knows which operation it wants.
+HEADS = {"too-large": 431, "malformed": 400}
 
 PORT = int(os.environ.get("PROBLEMS_PORT", "17450"))
 TIMEOUT = 15
@@ -340,7 +342,7 @@ class Client:
                 wrong("the detail tells of the program's types")
         if row is None:
             self.provoked.add(("-", code))
-            if OUTSIDE.get(code) != status and status != 413:
+            if status not in (OUTSIDE.get(code), HEADS.get(code), 413):
                 wrong("the request belongs to no operation")
             return
         self.provoked.add((row.id, code))
@@ -564,12 +566,13 @@ def rights(client, alice, bob, carol):
         if "{queue}" in operation.path and "queue-not-found" in operation.codes(404):
             path = path_of(operation, queue="missing")
             client.problem("queue-not-found", method, path, value, alice)
-        if "{queue}" in operation.path and operation.may("forbidden"):
+        lacking = operation.may("forbidden") and not operation.may("not-owner")
+        if lacking and operation.may("queue-not-found"):
             client.problem("forbidden", method, path_of(operation), value, carol)
         if operation.may("not-owner"):
             client.problem("not-owner", method, path_of(operation), value, bob)
             client.problem("not-owner", method, path_of(operation), value, carol)
-        if "users" in operation.path and operation.may("forbidden"):
+        if operation.id in ("get_user", "update_user", "delete_user", "list_users"):
             for name in ("alice", "nobody"):
                 path = path_of(operation, username=name)
                 client.problem("forbidden", method, path, value, bob)
@@ -581,12 +584,32 @@ def rights(client, alice, bob, carol):
             stale = {"if-match": '"stale"'}
             value = {} if value else None
             client.problem("precondition-failed", method, path, value, alice, headers=stale)
+    scopes(client, alice)
     client.problem("name-taken", "PUT", "/v1/queues/orders", {}, carol)
     client.problem("validation", "PATCH", "/v1/users/bob", {"roles": [None]}, alice)
     client.problem("validation", "PATCH", "/v1/users/bob", {"roles": ["owner"]}, alice)
     client.problem("forbidden", "PATCH", "/v1/users/bob", {"roles": ["admin"]}, bob)
     client.problem("forbidden", "PATCH", "/v1/users/alice", {"roles": []}, alice)
     client.problem("forbidden", "PATCH", "/v1/users/alice", {"disabled": True}, alice)
+
+
+def scopes(client, alice):
+    """Alice administers and owns the queue, but her key lets her browse it and nothing else."""
+    made = client.ok(201, "POST", "/v1/api-keys", {"name": "k", "scopes": ["browse"]}, alice).json
+    key = bearer(made["secret"])
+    if (made["scopes"], made["limited"]) != (["browse"], True):
+        differs(f"a key with the scope browse says {made}")
+    for operation in client.operations:
+        if operation.secured and operation.may("forbidden") and operation.id != "get_queue":
+            value = operation.example
+            client.problem("forbidden", operation.method, path_of(operation), value, key)
+    rights = client.ok(200, "GET", "/v1/queues/orders", auth=key).json["my_rights"]
+    if rights != ["browse"]:
+        differs(f"a key with the scope browse has the rights {rights}")
+    for wrong in ([], ["send", "send"], ["own"]):
+        value = {"name": "k", "scopes": wrong}
+        client.problem("validation", "POST", "/v1/api-keys", value, alice)
+    client.ok(204, "DELETE", f"/v1/api-keys/{made['api_key_id']}", auth=alice)
 
 
 def routes(client, auth):
@@ -681,7 +704,7 @@ def queues(client, alice, bob):
     client.problem("validation", "PATCH", "/v1/queues/orders", {"replicas": 1}, alice,
                    field="replicas")
     grants = "/v1/queues/orders/grants"
-    for wrong in ([], ["nonsense"], ["send", "send"], ["browse"], ["publish"], "send", [5], [None]):
+    for wrong in ([], ["nonsense"], ["send", "send"], ["publish"], ["send", "subscribe"], "send", [5], [None]):
         answer = client.problem("validation", "PUT", f"{grants}/bob", {"rights": wrong}, alice)
         fields = [e["field"] for e in (answer.json or {}).get("errors") or []]
         if not all(field.startswith("rights") for field in fields):
@@ -896,6 +919,7 @@ def first(client, node):
     rights(client, alice, bob, carol)
     routes(client, alice)
     early(client, node, alice)
+    heads(client, node)
     people(client, alice, bob)
     queues(client, alice, bob)
     messages(client, alice)
@@ -1005,6 +1029,44 @@ def early(client, node, auth):
         after = raw_answer(stream, "GET /livez after it on the same connection")
         if after.status != 200:
             differs(f"{answer}\n      the connection is closed and the answer does not say so: {after}")
+
+
+def heads(client, node):
+    """Heads that no operation gets to see: too large, or no HTTP. The answer says that it ends."""
+    get = b"GET /livez HTTP/1.1\r\nHost: localhost\r\n"
+    fields = b"".join(b"x-%d: a\r\n" % n for n in range(200))
+    for code, head in (
+        ("too-large", get + b"x-long: " + b"a" * (70 << 10) + b"\r\n\r\n"),
+        ("too-large", get + b"x-long: " + b"a" * (4 << 20) + b"\r\n\r\n"),
+        ("too-large", get + fields + b"\r\n"),
+        ("too-large", b"GET /" + b"a" * (70 << 10) + b" HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("malformed", b"what is this\r\n\r\n"),
+        ("malformed", b"\x16\x03\x01\x02\x00\x01\r\n\r\n"),
+        ("malformed", b"GET /livez HTTP/3.0\r\nHost: localhost\r\n\r\n"),
+        ("malformed", b"GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("malformed", b"GET /\x01 HTTP/1.1\r\nHost: localhost\r\n\r\n"),
+        ("malformed", get + b"no field\r\n\r\n"),
+        ("malformed", get + b"a b: c\r\n\r\n"),
+        ("malformed", get + b"content-length: x\r\n\r\n"),
+        ("malformed", get + b"content-length: 1\r\ncontent-length: 2\r\n\r\n"),
+        ("malformed", get + b"transfer-encoding: none\r\n\r\n"),
+    ):
+        with node.tls() as stream:
+            stream.settimeout(TIMEOUT)
+            client.requests += 1
+            stream.sendall(head)
+            answer = raw_answer(stream, f"the head {head[:60]!r} of {len(head)} bytes")
+        if answer.status == 0:
+            differs(f"{answer}")
+            continue
+        client.problems += 1
+        client.check_problem(answer, None, "GET")
+        if (answer.code, answer.status) != (code, HEADS[code]):
+            differs(f"{answer}\n      wanted {HEADS[code]} `{code}`")
+        if answer.headers.get("connection") != "close":
+            differs(f"{answer}\n      the connection ends and the answer does not say so")
+        if not OPAQUE.fullmatch(answer.headers.get("x-request-id", "")):
+            differs(f"{answer}: X-Request-Id {answer.headers.get('x-request-id')!r}")
 
 
 def check_raw(client, answer, method, path, code):

@@ -355,7 +355,7 @@ async fn wrong_frames_are_named_and_large_ones_end_the_connection() {
     let mut socket = node.connect().await;
     for (frame, field) in [
         (json!({ "op": "publish", "topic": "t" }), "op"),
-        (json!({ "op": "subscribe", "topic": "t", "credit": 1 }), "topic"),
+        (json!({ "op": "subscribe", "topic": "t", "credit": 1 }), "subscription"),
         (json!({ "op": "subscribe", "queue": "q", "credit": 0 }), "credit"),
         (json!({ "op": "send", "queue": "q", "messages": [{}] }), "messages[0].body"),
         (json!({ "op": "ack", "receipt": "x", "typo": 1 }), "typo"),
@@ -377,6 +377,30 @@ async fn wrong_frames_are_named_and_large_ones_end_the_connection() {
     assert_eq!(socket.frame().await.unwrap()["body"]["code"], "malformed");
     let _ = socket.socket.send(Message::text("x".repeat(1_048_577))).await;
     assert_eq!(socket.closed().await, 1009);
+}
+
+#[tokio::test]
+async fn a_websocket_does_no_more_than_the_scopes_of_its_key() {
+    let mut node = Node::start().await;
+    node.send(1).await;
+    let key = json!({ "name": "k", "scopes": ["receive"] });
+    let (status, key) = node.post("api-keys", &key).await;
+    assert_eq!(status, 201, "{key}");
+    node.token = key["secret"].as_str().unwrap().to_owned();
+    let mut greeted = node.open(&[]).await.unwrap();
+    assert_eq!(greeted.ask(json!({ "op": "hello", "token": node.token })).await.0, 204);
+    for mut socket in [node.connect().await, greeted] {
+        let send = json!({ "op": "send", "queue": "q", "messages": [{ "body": "x" }] });
+        let (status, problem) = socket.ask(send).await;
+        assert_eq!((status, &problem["code"]), (403, &json!("forbidden")));
+        let read = json!({ "op": "subscribe", "topic": "t", "subscription": "s", "credit": 1 });
+        let (status, problem) = socket.ask(read).await;
+        assert_eq!((status, &problem["code"]), (404, &json!("topic-not-found")));
+        socket.subscribe(1).await;
+        let message = socket.message().await;
+        let release = json!({ "op": "release", "receipt": message["receipt"] });
+        assert_eq!(socket.ask(release).await.0, 204);
+    }
 }
 
 #[tokio::test]

@@ -8,8 +8,9 @@ mod common;
 use common::three::{Three, content};
 use std::time::Duration;
 use tertulia::protocol::op::SettleAction;
-use tertulia::replication::coordinator::{Settled, Stored};
 use tertulia::replication::dispatcher::ReceiveError;
+use tertulia::replication::sending::Stored;
+use tertulia::replication::settling::Settled;
 
 const LEASE_MS: u64 = 60_000;
 

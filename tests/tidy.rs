@@ -23,8 +23,8 @@ const LAYERS: &[&[&str]] = &[
     &["replication"],
     &["broker"],
     &["api"],
-    &["node"],
-    &["cli", "bench"],
+    &["node", "bench"],
+    &["cli"],
     &["main"],
 ];
 

@@ -4,6 +4,7 @@
 use super::httpd::in_flight::InFlight;
 use super::problem::{self, Problem};
 use super::scope::{Here, Scope};
+use super::spec::operations::Operation;
 use crate::broker::Caller;
 use crate::broker::refusal::Refusal;
 use base64::Engine as _;
@@ -84,11 +85,21 @@ fn parse(header: &str) -> Option<Credentials> {
     None
 }
 
-/// The caller of a request; `None` when it brings no `Authorization` header.
-pub(super) async fn authenticate(
-    request: &Request,
-    here: &Here,
-) -> Result<Option<Caller>, Problem> {
+/// The caller of a request, if its credentials are good for the operation; `None` when it brings
+/// no `Authorization` header.
+async fn authenticate(request: &Request, here: &Here) -> Result<Option<Caller>, Problem> {
+    let caller = identify(request, here).await?;
+    let limited = caller.as_ref().is_some_and(|caller| caller.scopes().is_some());
+    if limited && !here.operation.is_some_and(Operation::takes_scoped_keys) {
+        return Err(
+            Refusal::OutOfScope { needs: "users, sessions, API keys, administration" }.into()
+        );
+    }
+    Ok(caller)
+}
+
+/// Who sends a request, whatever the scopes of its API key: they are still to be looked at.
+pub(super) async fn identify(request: &Request, here: &Here) -> Result<Option<Caller>, Problem> {
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
     let Some(header) = headers.next() else { return Ok(None) };
     let credentials = match (header.to_str(), headers.next()) {
@@ -97,9 +108,9 @@ pub(super) async fn authenticate(
     };
     let broker = &here.app.broker;
     let checked = match credentials {
-        Some(Credentials::Bearer(token)) => broker.authenticate_bearer(&token),
+        Some(Credentials::Bearer(token)) => broker.authenticate_bearer(&token, here.origin()),
         Some(Credentials::Basic { name, password }) => {
-            broker.authenticate_basic(&name, &password, here.address).await
+            broker.authenticate_basic(&name, &password, here.origin()).await
         }
         None => Err(Refusal::Unauthenticated),
     };

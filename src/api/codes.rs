@@ -44,7 +44,7 @@ macro_rules! codes {
 }
 
 codes! {
-    MALFORMED = "malformed", 400, "The body is not JSON";
+    MALFORMED = "malformed", 400, "The request or its body cannot be read";
     UNAUTHENTICATED = "unauthenticated", 401, "No valid credentials";
     BAD_CREDENTIALS = "bad-credentials", 401, "Wrong user name or password";
     FORBIDDEN = "forbidden", 403, "The right is missing";
@@ -55,18 +55,23 @@ codes! {
     SESSION_NOT_FOUND = "session-not-found", 404, "No such session";
     API_KEY_NOT_FOUND = "api-key-not-found", 404, "No such API key";
     QUEUE_NOT_FOUND = "queue-not-found", 404, "No such queue";
+    TOPIC_NOT_FOUND = "topic-not-found", 404, "No such topic";
+    SUBSCRIPTION_NOT_FOUND = "subscription-not-found", 404, "No such subscription";
     METHOD_NOT_ALLOWED = "method-not-allowed", 405, "The route does not take this method";
     BODY_TIMEOUT = "body-timeout", 408, "The body did not arrive in time", retry;
     NAME_TAKEN = "name-taken", 409, "The name is taken";
     CONFIG_DIFFERS = "config-differs", 409, "It exists with other settings";
     LEASE_LOST = "lease-lost", 409, "The lease has ended and another may have begun";
-    NOT_EMPTY = "not-empty", 409, "The queue is not empty";
-    STILL_OWNS = "still-owns", 409, "The user still owns queues";
+    NOT_EMPTY = "not-empty", 409, "The queue or topic is not empty";
+    STILL_OWNS = "still-owns", 409, "The user still owns queues or topics";
     DRAINING = "draining", 409, "The queue is being drained";
+    DELIVERS_TO_QUEUE = "delivers-to-queue", 409, "The subscription delivers into a queue";
     PRECONDITION_FAILED = "precondition-failed", 412, "It has changed since it was read";
-    TOO_LARGE = "too-large", 413, "The body or a message is too large";
+    TOO_LARGE = "too-large", 413, "The request or a message is too large";
     UNSUPPORTED_MEDIA_TYPE = "unsupported-media-type", 415, "The body must be application/json";
     VALIDATION = "validation", 422, "A field, header or parameter is wrong";
+    IDEMPOTENCY_MISMATCH = "idempotency-mismatch", 422, "Another message was sent under this key";
+    UNROUTABLE = "unroutable", 422, "No subscription wants the message";
     RECEIPT_INVALID = "receipt-invalid", 422, "This is no receipt of this queue";
     RATE_LIMITED = "rate-limited", 429, "Too many attempts", retry;
     IN_FLIGHT_LIMIT = "in-flight-limit", 429, "Too many messages are under lease", retry;

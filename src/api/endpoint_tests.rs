@@ -3,6 +3,7 @@ use super::*;
 use crate::base::clock::SystemClock;
 use crate::base::limits;
 use crate::base::rng::SystemRng;
+use httpd::refusal::HeadRefused;
 use poem::http::{Method, StatusCode};
 use poem::{Endpoint as _, Request};
 use serde_json::Value;
@@ -144,7 +145,7 @@ async fn bodies_are_checked() {
         (login(""), 400, "malformed", ""),
         (login("{}"), 422, "validation", "username"),
         (
-            login(r#"{"username": "a", "password": "b", "bind_ip": true}"#),
+            login(r#"{"username": "a", "password": "b", "bind_ip": 1}"#),
             422,
             "validation",
             "bind_ip",
@@ -263,6 +264,21 @@ async fn panics_and_bare_statuses_become_problems() {
         assert_eq!(seen.json()["detail"], "why");
         let bare = behind(move |_| async move { Ok(Response::builder().status(status).finish()) });
         assert_eq!(ask(&bare, known(get("/v1/queues"))).await.problem().0, code);
+    }
+}
+
+#[tokio::test]
+async fn refused_heads_are_problems_and_go_no_further() {
+    let inside = behind(|_| async { panic!("a refused head came in") });
+    for (refused, status, code) in
+        [(HeadRefused::TooLarge, 431, "too-large"), (HeadRefused::Malformed, 400, "malformed")]
+    {
+        for mut request in [Request::default(), known(get("/v1/queues")), get("/livez")] {
+            request.set_data(refused);
+            let seen = ask(&inside, request).await;
+            assert_eq!((seen.status, seen.problem().0.as_str()), (status, code));
+            assert_eq!(seen.header("cache-control"), "no-store");
+        }
     }
 }
 

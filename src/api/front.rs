@@ -5,6 +5,7 @@
 use super::codes;
 use super::cors;
 use super::httpd::body::BodyLimit;
+use super::httpd::refusal::HeadRefused;
 use super::problem::{self, Problem};
 use super::scope::{Deadline, Here, Scope};
 use super::spec::operations::{self, Operation, Route};
@@ -82,6 +83,9 @@ impl<E: Endpoint<Output = Response>> Front<E> {
 
     /// The answer, whatever happens behind.
     async fn answer(&self, request: Request, here: &Here, route: Option<Route>) -> Response {
+        if let Some(refused) = request.data::<HeadRefused>() {
+            return closing(respond(problem::head_refused(*refused), here, None), &request);
+        }
         if let Some(problem) = misspelt(request.uri().path(), route) {
             return closing(respond(problem, here, None), &request);
         }

@@ -3,11 +3,12 @@
 
 use super::dto::messages::Durability;
 use super::dto::queues::DeletionMode;
+use super::dto::topics::TopicDeletionMode;
 use super::dto::users::Owned;
 use super::problem::Problem;
 use super::scope::Here;
 use crate::base::limits;
-use crate::base::names::{NAME_PATTERN, QueueName, UserName};
+use crate::base::names::{NAME_PATTERN, QueueName, SubscriptionName, TopicName, UserName};
 use poem::{Request, RequestBody};
 use poem_openapi::registry::{MetaParamIn, MetaSchema, MetaSchemaRef, Registry};
 use poem_openapi::types::{ParseFromParameter, Type};
@@ -106,6 +107,17 @@ segments! {
     /// A queue's name.
     QueueSegment,
         |text| QueueName::parse(text).map(drop).map_err(|e| name_fault("path.queue", e)),
+        text(NAME_PATTERN, 1, 128);
+    /// A topic's name.
+    TopicSegment,
+        |text| TopicName::parse(text).map(drop).map_err(|e| name_fault("path.topic", e)),
+        text(NAME_PATTERN, 1, 128);
+    /// A subscription's name.
+    SubscriptionSegment,
+        |text| {
+            let name = SubscriptionName::parse(text);
+            name.map(drop).map_err(|e| name_fault("path.subscription", e))
+        },
         text(NAME_PATTERN, 1, 128);
     /// A user's name.
     UserSegment,
@@ -312,7 +324,7 @@ macro_rules! enum_values {
         }
     )*};
 }
-enum_values!(Durability, DeletionMode, Owned);
+enum_values!(Durability, DeletionMode, TopicDeletionMode, Owned);
 
 /// The header `If-Match`: the etag that the caller read, without quotes. `*` asks for nothing.
 pub struct IfMatch(pub Option<String>);

@@ -2,6 +2,8 @@
 //! refusals and of everything the framework refuses. No internal detail leaves in a 500.
 
 use super::codes::{self, Code};
+use super::httpd::refusal::HeadRefused;
+use crate::base::limits;
 use crate::broker::refusal::{Fault, Outcome, Refusal};
 use poem::error::{MethodNotAllowedError, NotFoundError, ResponseError};
 use poem::http::StatusCode;
@@ -215,6 +217,7 @@ impl From<Refusal> for Problem {
             Refusal::Forbidden { needs } => {
                 Self::new(codes::FORBIDDEN, format!("this needs the right or role `{needs}`"))
             }
+            Refusal::OutOfScope { .. } => Self::new(codes::FORBIDDEN, refusal.to_string()),
             Refusal::NotOwner { what } => {
                 let detail = format!("only the owner of this {what} or an administrator may");
                 Self::new(codes::NOT_OWNER, detail)
@@ -231,6 +234,10 @@ impl From<Refusal> for Problem {
                 Self::new(codes::API_KEY_NOT_FOUND, "you have no such API key")
             }
             Refusal::QueueNotFound => Self::new(codes::QUEUE_NOT_FOUND, "there is no such queue"),
+            Refusal::TopicNotFound => Self::new(codes::TOPIC_NOT_FOUND, "there is no such topic"),
+            Refusal::SubscriptionNotFound => {
+                Self::new(codes::SUBSCRIPTION_NOT_FOUND, "the topic has no such subscription")
+            }
             other => from_state(other),
         }
     }
@@ -262,10 +269,11 @@ fn from_state(refusal: Refusal) -> Problem {
             "the lease has ended; nothing was recorded, and somebody else may have the message",
         ),
         Refusal::NotEmpty => {
-            Problem::new(codes::NOT_EMPTY, "the queue still has messages, leased ones counted")
+            Problem::new(codes::NOT_EMPTY, "it still has messages, leased ones counted")
         }
         Refusal::StillOwns { count } => {
-            let detail = format!("the user owns {count} queues; see the parameter `owned`");
+            let detail =
+                format!("the user owns {count} queues or topics; see the parameter `owned`");
             Problem::new(codes::STILL_OWNS, detail)
         }
         Refusal::Draining => {
@@ -296,6 +304,17 @@ fn from_load(refusal: Refusal) -> Problem {
             Problem::new(codes::RATE_LIMITED, "too many attempts; come back later")
                 .retry_after(retry_after_seconds)
         }
+        Refusal::DeliversToQueue => Problem::new(
+            codes::DELIVERS_TO_QUEUE,
+            "its messages go into the queue named by deliver_to: receive them there",
+        ),
+        Refusal::Unroutable => {
+            Problem::new(codes::UNROUTABLE, "no subscription of the topic matches; nothing is kept")
+        }
+        Refusal::IdempotencyMismatch => Problem::new(
+            codes::IDEMPOTENCY_MISMATCH,
+            "this key is known with another message; use a new key, or send the same message",
+        ),
         Refusal::InFlightLimit => {
             Problem::new(codes::IN_FLIGHT_LIMIT, "too many messages of this queue are under lease")
         }
@@ -356,6 +375,27 @@ pub fn from_status(status: StatusCode, detail: &str) -> Problem {
     // Texts of our own HTTP layer say more than ours here; a framework's bare status says less.
     let bare = detail.is_empty() || detail == status.to_string();
     Problem::new(code, if bare { fixed } else { detail })
+}
+
+/// What became of a request whose head is refused.
+pub(super) fn head_refused(refused: HeadRefused) -> Problem {
+    match refused {
+        // The one code with two statuses: this one tells that it was the head.
+        HeadRefused::TooLarge => Problem {
+            status: i32::from(StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE.as_u16()),
+            ..Problem::new(
+                codes::TOO_LARGE,
+                format!(
+                    "request line and header may have {} bytes and {} fields",
+                    limits::HEADER_BYTES_MAX,
+                    limits::HEADER_FIELDS_MAX
+                ),
+            )
+        },
+        HeadRefused::Malformed => {
+            Problem::new(codes::MALFORMED, "request line or header cannot be read as HTTP/1.1")
+        }
+    }
 }
 
 /// What a request without credentials is told.

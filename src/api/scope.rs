@@ -3,6 +3,7 @@
 use super::Shared;
 use super::spec::operations::Operation;
 use crate::base::limits;
+use crate::broker::Origin;
 use poem::{FromRequest, Request, RequestBody};
 use std::net::IpAddr;
 use std::ops::Deref;
@@ -49,6 +50,14 @@ impl Here {
     #[must_use]
     pub fn of(request: &Request) -> Self {
         request.data::<Self>().expect("requests come through the front door").clone()
+    }
+}
+
+impl Scope {
+    /// Where the request comes from, as the broker knows it.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        Origin { address: self.address, request_id: self.request_id.as_str().into() }
     }
 }
 

@@ -60,6 +60,12 @@ impl HlcClock {
         Hlc { wall_ms: last.0, logical: last.1, node: self.node }
     }
 
+    /// Wall time of the machine, in ms.
+    #[must_use]
+    pub fn wall_ms(&self) -> u64 {
+        self.clock.wall_ms()
+    }
+
     /// The highest stamp drawn or merged: what is persisted.
     #[must_use]
     pub fn last(&self) -> Hlc {

@@ -81,6 +81,25 @@ random_id!(
     /// One receive request; only its own extends, confirmations and retries reuse it [F9].
     RequesterId
 );
+random_id!(
+    /// A reader of a stream: the generation of a subscription's record, or [`Self::QUEUE`].
+    SubscriptionId
+);
+random_id!(
+    /// A one-way road between two streams on which the broker copies messages.
+    LinkId
+);
+
+impl SubscriptionId {
+    /// The one reader of a queue.
+    pub const QUEUE: Self = Self([0; 16]);
+
+    /// The reader that a subscription's record names.
+    #[must_use]
+    pub fn of(subscription: Generation) -> Self {
+        Self(subscription.0)
+    }
+}
 
 #[cfg(test)]
 mod tests {

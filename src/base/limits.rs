@@ -10,8 +10,10 @@ pub const CONNECTIONS_MAX: usize = 10_000;
 pub const REQUESTS_IN_FLIGHT_MAX: usize = 1_024;
 /// Receives waiting for a message; above it 503 `overloaded`. Metric `tertulia_receivers_waiting`.
 pub const RECEIVERS_WAITING_MAX: usize = 20_000;
-/// Bytes of a request's header. Answered with 431 by the HTTP layer.
+/// Bytes of a request's header; above it 431 `too-large`. Metric `tertulia_http_refused_total`.
 pub const HEADER_BYTES_MAX: usize = 64 << 10;
+/// Fields of a request's header, as hyper bounds them for HTTP/1.1; above it 431 `too-large`.
+pub const HEADER_FIELDS_MAX: usize = 100;
 /// Time a client has for a request's header.
 pub const HEADER_TIME: Duration = Duration::from_secs(10);
 /// Time an HTTP/1.1 connection may stay open between two requests: longer than most clients keep
@@ -80,6 +82,14 @@ pub const RECEIVE_BATCH_MAX: i32 = 100;
 pub const RECEIVE_BYTES_MAX: usize = 8 << 20;
 /// Receipts in one settlement.
 pub const SETTLEMENT_BATCH_MAX: usize = 1_000;
+/// Keyed messages that one queue or topic remembers; above it 429 `quota`.
+pub const IDENTITIES_MAX: usize = 1_000_000;
+/// Messages with a delay, a time to live or a group that all queues together remember in memory;
+/// above it 503 `overloaded`. Metric `tertulia_marks`.
+pub const MARKS_MAX: usize = 1_000_000;
+/// Links that a message may come by, one after the other; more are a circle, and it stays where it
+/// is. Metric `tertulia_link_loops_total`.
+pub const LINK_HOPS_MAX: u8 = 8;
 /// Seconds a receive may wait.
 pub const WAIT_SECONDS_MAX: i32 = 30;
 /// Seconds of a lease.
@@ -102,11 +112,28 @@ pub const ATTRIBUTE_VALUE_BYTES_MAX: usize = 1_024;
 pub const ATTRIBUTE_KEY_CHARS_MAX: usize = 128;
 /// Characters of a content type.
 pub const CONTENT_TYPE_CHARS_MAX: usize = 255;
+/// Characters of a routing key, and of a pattern of them.
+pub const ROUTING_KEY_CHARS_MAX: usize = 255;
 /// Messages of one queue under lease at once; above it 429 `in-flight-limit`. Metric
 /// `tertulia_in_flight_refused_total`.
 pub const IN_FLIGHT_MAX: usize = 120_000;
 /// Characters of a receipt.
 pub const RECEIPT_CHARS_MAX: usize = 512;
+
+/// Seconds that a message is kept, at least.
+pub const RETENTION_SECONDS_MIN: i32 = 60;
+/// Seconds that a message is kept, at most.
+pub const RETENTION_SECONDS_MAX: i32 = 315_360_000;
+/// Seconds that the key of a send is remembered, at most.
+pub const DEDUP_SECONDS_MAX: i32 = 604_800;
+/// Seconds until a failed message is due again, at most.
+pub const BACKOFF_SECONDS_MAX: i32 = 86_400;
+/// Failures until a message is dead, at most.
+pub const FAILURES_MAX: i32 = 1_000;
+/// What `max_in_flight` of one reader may be set to.
+pub const IN_FLIGHT_SETTING_MAX: i32 = 1_000_000;
+/// What `max_bytes` of one stream may be set to: the greatest whole number that every client reads.
+pub const STREAM_BYTES_MAX: i64 = (1 << 53) - 1;
 
 /// Items on one page of a list.
 pub const PAGE_MAX: i32 = 500;
@@ -114,6 +141,10 @@ pub const PAGE_MAX: i32 = 500;
 pub const PAGE_DEFAULT: i32 = 100;
 /// Queues of one user; above it 429 `quota`.
 pub const QUEUES_PER_USER_MAX: usize = 10_000;
+/// Topics of one user; above it 429 `quota`.
+pub const TOPICS_PER_USER_MAX: usize = 10_000;
+/// Subscriptions of one topic; above it 429 `quota`.
+pub const SUBSCRIPTIONS_PER_TOPIC_MAX: usize = 1_000;
 /// Sessions of one user; the oldest ends when one more begins.
 pub const SESSIONS_PER_USER_MAX: usize = 100;
 /// API keys of one user; above it 429 `quota`.

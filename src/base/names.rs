@@ -81,6 +81,16 @@ name!(
     QueueName,
     [""; 0]
 );
+name!(
+    /// A topic's name, case-sensitive, unique among topics.
+    TopicName,
+    [""; 0]
+);
+name!(
+    /// A subscription's name, case-sensitive, unique among those of its topic.
+    SubscriptionName,
+    [""; 0]
+);
 
 #[cfg(test)]
 mod tests {

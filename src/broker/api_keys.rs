@@ -1,18 +1,20 @@
 //! API keys: credentials for programs, which live until they expire or are deleted.
 
+use super::rights::right_words;
 use super::sessions::place;
 use super::{Answer, Broker, Caller, Page, Refusal};
 use crate::base::ids::ApiKeyId;
 use crate::base::limits::API_KEYS_PER_USER_MAX;
-use crate::protocol::record::{ApiKey, Kind, Record, RecordKey, Value};
+use crate::protocol::record::{ApiKey, Kind, Record, RecordKey, Right, Value};
 use crate::security::{Token, TokenKind};
+use std::collections::BTreeSet;
 
 /// Characters of what its owner calls a key, at most.
 const NAME_CHARS_MAX: usize = 128;
 
 impl Broker {
-    /// Makes an API key for the caller, that ends at wall time `expires_ms` if given. The token is
-    /// its secret, which nobody sees again.
+    /// Makes an API key for the caller, that ends at wall time `expires_ms` if given, and gives no
+    /// other rights than `scopes` if given. The token is its secret, which nobody sees again.
     ///
     /// # Errors
     /// `Invalid`, `Quota`, `Overloaded`, `NotEnoughReplicas`.
@@ -21,9 +23,14 @@ impl Broker {
         by: &Caller,
         name: &str,
         expires_ms: Option<u64>,
+        scopes: Option<BTreeSet<Right>>,
     ) -> Answer<(Token, ApiKey)> {
         let now_ms = self.clock.wall_ms();
         check_name(name)?;
+        if scopes.as_ref().is_some_and(BTreeSet::is_empty) {
+            let message = "a key without any right opens nothing; leave it out for all rights";
+            return Err(Refusal::invalid("scopes", "length", message));
+        }
         if expires_ms.is_some_and(|end| end <= now_ms) {
             let message = "a key ends in the future";
             return Err(Refusal::invalid("expires_at", "past", message));
@@ -39,12 +46,14 @@ impl Broker {
             name: name.to_owned(),
             created_ms: now_ms,
             expires_ms,
+            scopes,
         };
         let key = RecordKey::new(Kind::ApiKey, hash);
         self.create(&key, Value::ApiKey(api_key.clone())).await?;
-        tracing::info!(
-            target: "audit", event = "create_api_key", user = %by.name, api_key = %api_key.id,
-        );
+        let scopes =
+            api_key.scopes.as_ref().map(|scopes| format!("scopes={}", right_words(scopes)));
+        let (id, detail) = (api_key.id.to_string(), scopes.unwrap_or_default());
+        by.note("create_api_key", ("api_key", &id), &detail);
         Ok((token, api_key))
     }
 
@@ -76,7 +85,7 @@ impl Broker {
         let mut own = self.catalog.api_keys_of(by.user).into_iter();
         let (key, _) = own.find(|(_, it)| is_it(it)).ok_or(Refusal::ApiKeyNotFound)?;
         self.free(&key).await?;
-        tracing::info!(target: "audit", event = "delete_api_key", user = %by.name, api_key = %id);
+        by.note("delete_api_key", ("api_key", &id.to_string()), "");
         Ok(())
     }
 }
@@ -105,20 +114,20 @@ mod tests {
     async fn a_key_is_its_user_until_it_is_deleted_or_expires() {
         let (broker, clock) = broker_and_clock();
         let ana = user(&broker, "ana").await;
-        let (forever, first) = broker.create_api_key(&ana, "ci", None).await.unwrap();
+        let (forever, first) = broker.create_api_key(&ana, "ci", None, None).await.unwrap();
         let end = clock.wall_ms() + 1_000;
-        let (brief, second) = broker.create_api_key(&ana, "día 2", Some(end)).await.unwrap();
+        let (brief, second) = broker.create_api_key(&ana, "día 2", Some(end), None).await.unwrap();
         assert!(forever.as_str().starts_with("ttk_"));
-        let caller = broker.authenticate_bearer(brief.as_str()).unwrap();
+        let caller = broker.authenticate_bearer(brief.as_str(), HERE).unwrap();
         assert_eq!((caller.user, caller.admin), (ana.user, true));
         let listed = broker.list_api_keys(&ana, None, 100).await.unwrap().items;
         assert_eq!(sorted(&listed), sorted(&[first.clone(), second]));
         clock.advance_ms(1_000);
-        let refused = |token: &Token| broker.authenticate_bearer(token.as_str()).unwrap_err();
+        let refused = |token: &Token| broker.authenticate_bearer(token.as_str(), HERE).unwrap_err();
         assert_eq!(refused(&brief), Refusal::Unauthenticated);
         let listed = broker.list_api_keys(&ana, None, 100).await.unwrap().items;
         assert_eq!(listed, std::slice::from_ref(&first));
-        broker.authenticate_bearer(forever.as_str()).unwrap();
+        broker.authenticate_bearer(forever.as_str(), HERE).unwrap();
         broker.delete_api_key(&ana, &first.id.to_string()).await.unwrap();
         assert_eq!(refused(&forever), Refusal::Unauthenticated);
         let again = broker.delete_api_key(&ana, &first.id.to_string()).await;
@@ -137,7 +146,7 @@ mod tests {
         let broker = broker();
         let root = user(&broker, "root").await;
         let ana = user(&broker, "ana").await;
-        let (_, key) = broker.create_api_key(&ana, "ci", None).await.unwrap();
+        let (_, key) = broker.create_api_key(&ana, "ci", None, None).await.unwrap();
         for id in [key.id.to_string(), "nonsense".into()] {
             let refused = broker.delete_api_key(&root, &id).await;
             assert_eq!(refused, Err(Refusal::ApiKeyNotFound));
@@ -156,11 +165,13 @@ mod tests {
             ("a\nb", None, "name"),
             ("ci", Some(clock.wall_ms()), "expires_at"),
         ] {
-            let refused = broker.create_api_key(&ana, name, end).await.err().unwrap();
+            let refused = broker.create_api_key(&ana, name, end, None).await.err().unwrap();
             assert_eq!(fault(&refused), field);
         }
+        let none = broker.create_api_key(&ana, "ci", None, Some(BTreeSet::new())).await;
+        assert_eq!(fault(&none.err().unwrap()), "scopes");
         let edge = "é".repeat(128);
-        assert!(broker.create_api_key(&ana, &edge, None).await.is_ok());
+        assert!(broker.create_api_key(&ana, &edge, None, None).await.is_ok());
     }
 
     #[tokio::test]
@@ -168,9 +179,9 @@ mod tests {
         let broker = broker();
         let ana = user(&broker, "ana").await;
         for n in 0..API_KEYS_PER_USER_MAX {
-            broker.create_api_key(&ana, &n.to_string(), None).await.unwrap();
+            broker.create_api_key(&ana, &n.to_string(), None, None).await.unwrap();
         }
-        let refused = broker.create_api_key(&ana, "more", None).await.err();
+        let refused = broker.create_api_key(&ana, "more", None, None).await.err();
         assert_eq!(refused, Some(Refusal::Quota { what: "API keys", limit: 100 }));
         let first = broker.list_api_keys(&ana, None, 60).await.unwrap();
         let next = broker.list_api_keys(&ana, first.next.as_deref(), 60).await.unwrap();
@@ -183,15 +194,15 @@ mod tests {
         let broker = broker();
         let root = user(&broker, "root").await;
         let ana = user(&broker, "ana").await;
-        let (token, _) = broker.create_api_key(&ana, "ci", None).await.unwrap();
+        let (token, _) = broker.create_api_key(&ana, "ci", None, None).await.unwrap();
         let patch = UserPatch { password: Some("another one".into()), ..UserPatch::default() };
-        broker.update_user(&root, "ana", patch, None, HERE).await.unwrap();
-        broker.authenticate_bearer(token.as_str()).unwrap();
+        broker.update_user(&root, "ana", patch, None).await.unwrap();
+        broker.authenticate_bearer(token.as_str(), HERE).unwrap();
         let disabled = |yes| UserPatch { disabled: Some(yes), ..UserPatch::default() };
-        broker.update_user(&root, "ana", disabled(true), None, HERE).await.unwrap();
-        let refused = broker.authenticate_bearer(token.as_str()).unwrap_err();
+        broker.update_user(&root, "ana", disabled(true), None).await.unwrap();
+        let refused = broker.authenticate_bearer(token.as_str(), HERE).unwrap_err();
         assert_eq!(refused, Refusal::Unauthenticated);
-        broker.update_user(&root, "ana", disabled(false), None, HERE).await.unwrap();
-        broker.authenticate_bearer(token.as_str()).unwrap();
+        broker.update_user(&root, "ana", disabled(false), None).await.unwrap();
+        broker.authenticate_bearer(token.as_str(), HERE).unwrap();
     }
 }

@@ -9,16 +9,19 @@
 //! when the lease, as last known here, ends; giving such a message back then does nothing, because
 //! the replicas know that the lease is over.
 
+use super::objects::name_of;
 use super::receipts::Receipt;
 use super::receive::{ReceiveRequest, ReceivedMessage, clamp};
+use super::sources::{Address, Reading, Source};
 use super::standing::Standing;
 use super::{Action, Answer, Broker, Refusal};
-use crate::base::ids::{Generation, RequesterId};
+use crate::base::ids::{Generation, RequesterId, SubscriptionId};
 use crate::base::limits;
+use crate::base::names::QueueName;
 use crate::crdt::dot::Dot;
-use crate::protocol::op::{SettleAction, SettleItem};
-use crate::protocol::record::Right;
-use crate::replication::coordinator::Settled;
+use crate::protocol::op::{self, ReleaseOutcome, SettleAction, SettleItem};
+use crate::protocol::record::{Kind, Right, State as Stage};
+use crate::replication::settling::Settled;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -32,11 +35,29 @@ const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often giving back is tried, with the same pauses.
 const GIVE_BACK_TRIES: u32 = 8;
 
-/// Where messages come from.
+/// The name of where messages come from, kept: a [`Source`] while it is looked at.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
-    /// The queue of that name.
+pub enum SourceName {
+    /// A queue.
     Queue(String),
+    /// A subscription.
+    Subscription {
+        /// Its topic.
+        topic: String,
+        /// Its name there.
+        name: String,
+    },
+}
+
+impl SourceName {
+    /// What it names.
+    #[must_use]
+    pub fn as_source(&self) -> Source<'_> {
+        match self {
+            Self::Queue(name) => Source::Queue(name),
+            Self::Subscription { topic, name } => Source::Subscription { topic, name },
+        }
+    }
 }
 
 /// How many messages may come.
@@ -52,7 +73,7 @@ pub enum Window {
 #[derive(Clone, Debug)]
 pub struct Terms {
     /// Where from.
-    pub source: Source,
+    pub source: SourceName,
     /// Seconds of each lease; the source's where absent.
     pub lease_seconds: Option<i32>,
     /// How many.
@@ -77,6 +98,15 @@ pub enum Farewell {
     HandedBack,
     /// Each counts a failure.
     Failed,
+}
+
+impl Farewell {
+    fn outcome(self) -> ReleaseOutcome {
+        match self {
+            Self::HandedBack => ReleaseOutcome::HandedBack,
+            Self::Failed => ReleaseOutcome::Failed,
+        }
+    }
 }
 
 /// A lease: two in one batch differ in the message, two of one message in the requester.
@@ -106,7 +136,7 @@ pub struct Handle(Arc<Shared>);
 struct Shared {
     broker: Arc<Broker>,
     standing: Standing,
-    source: Source,
+    source: SourceName,
     lease_seconds: Option<i32>,
     window: Window,
     state: Mutex<State>,
@@ -164,7 +194,7 @@ impl Broker {
             room: Notify::new(),
             over: CancellationToken::new(),
         });
-        shared.lease_seconds()?;
+        shared.reading()?;
         let watched = Arc::downgrade(&shared);
         self.coordinator.replica().spawn().task(Box::pin(watch(watched)));
         Ok(Consumer(shared))
@@ -190,18 +220,30 @@ impl Broker {
         }
     }
 
-    /// Gives leases of a stream back, and tries again for a while if that is refused: the messages
+    /// Gives leases of a reader back, and tries again for a while if that is refused: the messages
     /// would stay hidden until their leases end.
-    async fn give_back(&self, generation: Generation, mut items: Vec<SettleItem>) {
+    async fn give_back(&self, of: (Generation, SubscriptionId), mut items: Vec<SettleItem>) {
+        let (generation, reader) = of;
         let mut pause = PAUSE_MIN;
         for _ in 0..GIVE_BACK_TRIES {
             // Whoever lost its rights gives back all the same. A stream that is gone has nothing.
-            let Some((name, record)) = self.catalog.queue_by_generation(generation) else { return };
-            let Some(queue) = record.queue() else { return };
-            if let Ok(stream) = self.stream_of(&record, queue) {
-                let settled = self.coordinator.settle(&stream, items.clone(), false).await;
-                self.after_settling(&name);
-                let open = |s: &Settled| matches!(s, Settled::Refused(_) | Settled::Unknown);
+            let Some((key, record)) = self.catalog.stream_by_generation(generation) else { return };
+            if record.state != Stage::Live {
+                return;
+            }
+            if let Some(stream) = self.live_stream(&record) {
+                let settled = self.coordinator.settle(&stream, reader, items.clone(), false).await;
+                if key.kind == Kind::Queue
+                    && let Ok(name) = QueueName::parse(&name_of(&key))
+                {
+                    self.after_settling(&Address::Queue(name));
+                }
+                let open = |settled: &Settled| match settled {
+                    // Nor has a reader that is gone.
+                    Settled::Refused(why) => *why != op::Refusal::NoReader,
+                    Settled::Unknown => true,
+                    Settled::Done | Settled::Lost => false,
+                };
                 let mut open = settled.iter().map(open);
                 items.retain(|_| open.next().unwrap_or(false));
             }
@@ -235,15 +277,13 @@ impl Shared {
         self.broker.clock.boottime_ms()
     }
 
-    /// Checks that the caller may receive now, and says how long its leases are, in seconds.
-    fn lease_seconds(&self) -> Answer<i32> {
+    /// The source as it is now, if the caller may receive from it.
+    fn reading(&self) -> Answer<Reading> {
         if !self.broker.stands(&self.standing) {
             return Err(Refusal::Unauthenticated);
         }
-        let Source::Queue(name) = &self.source;
-        let (_, record) = self.broker.queue_for(&self.standing.by, name, Right::Receive)?;
-        let of_queue = record.queue().map(|queue| queue.config.lease_seconds);
-        self.lease_seconds.or(of_queue).ok_or(Refusal::QueueNotFound)
+        let (by, source) = (&self.standing.by, self.source.as_source());
+        self.broker.reading(by, source, Right::Receive)
     }
 
     fn finish(&self, end: End) {
@@ -276,11 +316,11 @@ impl Shared {
             max_messages: clamp(max as u64),
             wait_seconds: limits::WAIT_SECONDS_MAX,
             lease_seconds: self.lease_seconds,
-            auto_ack: false,
+            ..ReceiveRequest::default()
         };
-        let Source::Queue(name) = &self.source;
-        let (by, bytes_max) = (&self.standing.by, limits::CONSUMER_AHEAD_BYTES_MAX);
-        let messages = self.broker.receive_within(by, name, request, bytes_max, || {}).await?;
+        let (by, source) = (&self.standing.by, self.source.as_source());
+        let bytes_max = limits::CONSUMER_AHEAD_BYTES_MAX;
+        let messages = self.broker.receive_within(by, source, request, bytes_max, || {}).await?;
         let now_ms = self.now_ms();
         let ahead = messages.into_iter().filter_map(|message| {
             let receipt = self.broker.open_receipt(message.receipt.as_deref()?)?;
@@ -339,9 +379,12 @@ impl Shared {
         if !lapsed.is_empty() {
             self.forget(lapsed);
         }
+        if !stale.is_empty() {
+            self.room.notify_one();
+        }
         let stale = stale.iter().map(|ahead| (ahead.receipt, SettleAction::Withdraw)).collect();
         drop(self.release(stale));
-        if let Err(refusal) = self.lease_seconds() {
+        if let Err(refusal) = self.reading() {
             self.finish(End::Refused(refusal));
         }
     }
@@ -349,18 +392,21 @@ impl Shared {
     /// Releases leases in a task that runs to its end; what it returns ends with it.
     fn release(&self, leases: Vec<(Receipt, SettleAction)>) -> oneshot::Receiver<()> {
         let (done, released) = oneshot::channel();
-        let mut streams: BTreeMap<Generation, Vec<SettleItem>> = BTreeMap::new();
+        let mut readers: BTreeMap<(Generation, SubscriptionId), Vec<SettleItem>> = BTreeMap::new();
         for (receipt, action) in leases {
-            streams.entry(receipt.generation).or_default().push(receipt.item(action));
+            readers
+                .entry((receipt.generation, receipt.reader))
+                .or_default()
+                .push(receipt.item(action));
         }
-        if streams.is_empty() {
+        if readers.is_empty() {
             let _ = done.send(());
             return released;
         }
         let broker = self.broker.clone();
         self.broker.coordinator.replica().spawn().task(Box::pin(async move {
-            for (generation, items) in streams {
-                broker.give_back(generation, items).await;
+            for (reader, items) in readers {
+                broker.give_back(reader, items).await;
             }
             let _ = done.send(());
         }));
@@ -376,7 +422,7 @@ impl Shared {
         };
         self.forget(unsettled.keys().copied());
         let now_ms = self.now_ms();
-        let release = SettleAction::Release { failed: farewell == Farewell::Failed };
+        let release = SettleAction::Release { outcome: farewell.outcome(), delay_ms: None };
         let open = unsettled.into_values().filter(|(_, ends_ms)| *ends_ms > now_ms);
         let held = open.map(|(receipt, _)| (receipt, release));
         let ahead = ahead.into_iter().map(|ahead| (ahead.receipt, SettleAction::Withdraw));
@@ -398,10 +444,14 @@ impl Consumer {
             if let Some(end) = shared.ended() {
                 return Err(end);
             }
-            let lease_seconds = shared.lease_seconds().map_err(End::Refused)?;
-            if let Some(message) = shared.deliver() {
+            let reading = shared.reading().map_err(End::Refused)?;
+            // Paused or suspended: what is leased ahead goes back when it is stale.
+            if !reading.is_paused
+                && let Some(message) = shared.deliver()
+            {
                 return Ok(message);
             }
+            let lease_seconds = shared.lease_seconds.unwrap_or(reading.lease_seconds);
             let vacancies = shared.vacancies();
             let wait = async {
                 if vacancies == 0 {

@@ -19,20 +19,16 @@ async fn world() -> World {
 
 impl World {
     async fn send(&self, count: usize) {
-        let message = |i: usize| OutgoingMessage {
-            body: Body::Text(i.to_string()),
-            content_type: None,
-            attributes: BTreeMap::new(),
-        };
+        let message = |i: usize| OutgoingMessage::of(Body::Text(i.to_string()));
         let messages = (0..count).map(message).collect();
         self.broker
-            .send(&self.ana, "q", messages, crate::broker::Durability::Quorum)
+            .send(&self.ana, "q", messages, crate::broker::Durability::Quorum, None)
             .await
             .unwrap();
     }
 
     fn consume(&self, by: &Caller, window: Window) -> Consumer {
-        let source = Source::Queue("q".into());
+        let source = SourceName::Queue("q".into());
         let terms = Terms { source, lease_seconds: Some(60), window };
         self.broker.consume(self.broker.standing(by.clone()), terms).unwrap()
     }
@@ -40,13 +36,13 @@ impl World {
     async fn settle(&self, message: &ReceivedMessage, action: Action) {
         let receipt = message.receipt.clone().unwrap();
         let settlement = vec![Settlement { receipt, action }];
-        self.broker.settle(&self.ana, "q", settlement).await.unwrap();
+        self.broker.settle(&self.ana, Source::Queue("q"), settlement).await.unwrap();
     }
 
     async fn receive(&self, max_messages: i32) -> Vec<ReceivedMessage> {
         let request =
-            ReceiveRequest { max_messages, wait_seconds: 10, lease_seconds: None, auto_ack: false };
-        self.broker.receive(&self.ana, "q", request, || {}).await.unwrap()
+            ReceiveRequest { max_messages, wait_seconds: 10, ..ReceiveRequest::default() };
+        self.broker.receive(&self.ana, Source::Queue("q"), request, || {}).await.unwrap()
     }
 }
 
@@ -108,7 +104,8 @@ async fn an_end_gives_back_what_is_unsettled() {
             let of_seen = message.id == seen.id;
             let counts = (message.receive_count, message.failure_count);
             assert_eq!(message.failure_count, if of_seen { failures } else { 0 }, "{counts:?}");
-            world.settle(message, Action::Release { failed: false }).await;
+            let outcome = ReleaseOutcome::HandedBack;
+            world.settle(message, Action::Release { outcome, delay_seconds: None }).await;
         }
         assert!(world.broker.consumers.lock().is_empty());
     }
@@ -186,11 +183,7 @@ async fn a_new_password_ends_what_the_old_one_opened() {
         current_password: Some(crate::broker::testing::PASSWORD.into()),
         ..Default::default()
     };
-    world
-        .broker
-        .update_user(&world.ana, "ana", patch, None, crate::broker::testing::HERE)
-        .await
-        .unwrap();
+    world.broker.update_user(&world.ana, "ana", patch, None).await.unwrap();
     assert!(!world.broker.stands(&standing));
 }
 
@@ -201,4 +194,36 @@ async fn a_stop_ends_it() {
     assert!(waits(&mut consumer).await);
     world.broker.stopping.cancel();
     assert_eq!(next(&mut consumer).await.unwrap_err(), End::Stopping);
+}
+
+#[tokio::test]
+async fn a_subscription_is_consumed_and_given_back_and_paused() {
+    use crate::broker::{SubscriptionChange, TopicChange};
+    let World { broker, clock, ana } = world().await;
+    let change = |paused| SubscriptionChange { paused: Some(paused), ..Default::default() };
+    broker.put_topic(&ana, "t", TopicChange::default()).await.unwrap();
+    broker.put_subscription(&ana, "t", "s", &change(false)).await.unwrap();
+    let messages = ["1", "2"].map(|text| OutgoingMessage::of(Body::Text(text.into()))).into();
+    let durability = crate::broker::Durability::Quorum;
+    broker.publish(&ana, "t", messages, durability, true, None).await.unwrap();
+    let source = SourceName::Subscription { topic: "t".into(), name: "s".into() };
+    let window = Window::Credit(2);
+    let terms = Terms { source: source.clone(), lease_seconds: Some(60), window };
+    let mut consumer = broker.consume(broker.standing(ana.clone()), terms).unwrap();
+    let first = next(&mut consumer).await.unwrap();
+    let receipt = first.receipt.unwrap();
+    assert_eq!(broker.source_of_receipt(&receipt), Ok(source.clone()));
+    broker.update_subscription(&ana, "t", "s", &change(true), None).await.unwrap();
+    assert!(waits(&mut consumer).await, "what is leased ahead stays here");
+    broker.update_subscription(&ana, "t", "s", &change(false), None).await.unwrap();
+    let second = next(&mut consumer).await.unwrap();
+    let settlement = Settlement { receipt, action: Action::Ack };
+    broker.settle(&ana, source.as_source(), vec![settlement]).await.unwrap();
+    assert_eq!(consumer.handle().unsettled(), 1);
+    consumer.end(Farewell::Failed).await;
+    let request = ReceiveRequest { max_messages: 10, ..ReceiveRequest::default() };
+    clock.advance_ms(1);
+    let back = broker.receive(&ana, source.as_source(), request, || {}).await.unwrap();
+    let back: Vec<_> = back.into_iter().map(|m| (m.id, m.failure_count)).collect();
+    assert_eq!(back, [(second.id, 1)]);
 }

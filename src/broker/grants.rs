@@ -1,14 +1,14 @@
-//! Grants: what owners allow others on their queues. They lie in the queue's record and name
-//! users by id, so they change by its version and die with the user [R43, H55].
+//! Grants: what owners allow others on their queues and topics. They lie in the object's record
+//! and name users by id, so they change by its version and die with the user [R43, H55].
 
 use super::changes::Step;
 use super::cursors::{List, page_limit};
-use super::queues::{live_queue, queue_key};
-use super::rights::{queue_name, right_name};
+use super::objects::{Object, live, name_of};
+use super::rights::{right_name, right_words};
 use super::users::user_in_path;
 use super::{Answer, Broker, Caller, Page, Refusal};
 use crate::base::limits::GRANTS_PER_OBJECT_MAX;
-use crate::protocol::record::{Grant, Grantee, Queue, Record, Right};
+use crate::protocol::record::{Grant, Grantee, Queue, Record, Right, Topic};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
@@ -27,20 +27,21 @@ impl Broker {
         cursor: Option<&str>,
         limit: i32,
     ) -> Answer<Page<Grant>> {
-        let limit = page_limit(limit)?;
-        let (_, record) = self.queue_named(queue)?;
-        let queue = record.queue().ok_or(Refusal::QueueNotFound)?;
-        self.require_owner(by, queue)?;
-        let parts: [&[u8]; 2] = [b"grants", &record.generation.0];
-        let list = List::new(&parts);
-        let after = list.after(&self.keys, cursor)?;
-        let living = queue.grants.iter().filter(|(grantee, _)| self.is_alive(**grantee));
-        let mut grants: Vec<_> = living.map(|(_, grant)| grant.clone()).collect();
-        let name = |grant: &Grant| grant.grantee_name.clone().into_bytes();
-        grants.retain(|grant| after.as_ref().is_none_or(|after| name(grant) > *after));
-        grants.sort_by_key(name);
-        grants.truncate(limit + 1);
-        Ok(list.page(&self.keys, grants, limit, name))
+        self.list_grants_on::<Queue>(by, queue, cursor, limit)
+    }
+
+    /// The same of a topic.
+    ///
+    /// # Errors
+    /// `Invalid`, `TopicNotFound`, `NotOwner`.
+    pub async fn list_topic_grants(
+        &self,
+        by: &Caller,
+        topic: &str,
+        cursor: Option<&str>,
+        limit: i32,
+    ) -> Answer<Page<Grant>> {
+        self.list_grants_on::<Topic>(by, topic, cursor, limit)
     }
 
     /// Gives a user (or `*`, everyone) exactly these rights on a queue, whatever it had.
@@ -53,39 +54,23 @@ impl Broker {
         by: &Caller,
         queue: &str,
         username: &str,
-        rights: BTreeSet<Right>,
+        rights: impl IntoIterator<Item = Right>,
     ) -> Answer<Grant> {
-        let name = queue_name(queue)?;
-        if rights.is_empty() {
-            let message = "a grant gives at least one right; to take all, delete it";
-            return Err(Refusal::invalid("rights", "length", message));
-        }
-        let grantee_name = grantee_name(by, username)?;
-        let words = rights.iter().map(|right| right_name(*right)).collect::<Vec<_>>().join(",");
-        let grant = Grant {
-            rights,
-            granted_by: by.name.to_string(),
-            granted_ms: self.clock.wall_ms(),
-            grantee_name,
-        };
-        let rule = |latest: Option<&Arc<Record>>| {
-            let (latest, queue) = live_queue(latest)?;
-            self.require_owner(by, queue)?;
-            let grantee = self.grantee(&grant.grantee_name)?;
-            let mut next = self.without_dead_grants(queue);
-            next.grants.insert(grantee, grant.clone());
-            if next.grants.len() > GRANTS_PER_OBJECT_MAX {
-                let limit = GRANTS_PER_OBJECT_MAX;
-                return Err(Refusal::Quota { what: "grants on a queue", limit });
-            }
-            Ok(Step::Write(self.changed_queue(latest, next)))
-        };
-        self.alter(&queue_key(&name), rule).await?;
-        tracing::info!(
-            target: "audit", event = "grant", queue = %name, user = grant.grantee_name,
-            rights = words, by = %by.name,
-        );
-        Ok(grant)
+        self.put_grant_on::<Queue>(by, queue, username, rights).await
+    }
+
+    /// The same on a topic.
+    ///
+    /// # Errors
+    /// As [`Broker::put_grant`], with `TopicNotFound`.
+    pub async fn put_topic_grant(
+        &self,
+        by: &Caller,
+        topic: &str,
+        username: &str,
+        rights: impl IntoIterator<Item = Right>,
+    ) -> Answer<Grant> {
+        self.put_grant_on::<Topic>(by, topic, username, rights).await
     }
 
     /// Takes a user's (or everyone's) grant on a queue; none is as good.
@@ -93,23 +78,101 @@ impl Broker {
     /// # Errors
     /// `Invalid`, `QueueNotFound`, `UserNotFound`, `NotOwner`, `Overloaded`, `NotEnoughReplicas`.
     pub async fn delete_grant(&self, by: &Caller, queue: &str, username: &str) -> Answer<()> {
-        let name = queue_name(queue)?;
-        let username = grantee_name(by, username)?;
+        self.delete_grant_on::<Queue>(by, queue, username).await
+    }
+
+    /// The same on a topic.
+    ///
+    /// # Errors
+    /// As [`Broker::delete_grant`], with `TopicNotFound`.
+    pub async fn delete_topic_grant(&self, by: &Caller, topic: &str, username: &str) -> Answer<()> {
+        self.delete_grant_on::<Topic>(by, topic, username).await
+    }
+
+    fn list_grants_on<T: Object>(
+        &self,
+        by: &Caller,
+        name: &str,
+        cursor: Option<&str>,
+        limit: i32,
+    ) -> Answer<Page<Grant>> {
+        let limit = page_limit(limit)?;
+        let (_, record) = self.object_named::<T>(name)?;
+        let (_, object) = live::<T>(Some(&record))?;
+        self.require_owner(by, object)?;
+        let parts: [&[u8]; 2] = [b"grants", &record.generation.0];
+        let list = List::new(&parts);
+        let after = list.after(&self.keys, cursor)?;
+        let living = object.grants().iter().filter(|(grantee, _)| self.is_alive(**grantee));
+        let mut grants: Vec<_> = living.map(|(_, grant)| grant.clone()).collect();
+        let name = |grant: &Grant| grant.grantee_name.clone().into_bytes();
+        grants.retain(|grant| after.as_ref().is_none_or(|after| name(grant) > *after));
+        grants.sort_by_key(name);
+        grants.truncate(limit + 1);
+        Ok(list.page(&self.keys, grants, limit, name))
+    }
+
+    async fn put_grant_on<T: Object>(
+        &self,
+        by: &Caller,
+        name: &str,
+        username: &str,
+        rights: impl IntoIterator<Item = Right>,
+    ) -> Answer<Grant> {
+        let key = T::key(name)?;
+        let rights = granted(rights, T::RIGHTS, T::WORD)?;
+        let grantee_name = grantee_name(by, username)?;
+        let words = right_words(&rights);
+        let grant = Grant {
+            rights,
+            granted_by: by.name.to_string(),
+            granted_ms: self.clock.wall_ms(),
+            grantee_name,
+        };
         let rule = |latest: Option<&Arc<Record>>| {
-            let (latest, queue) = live_queue(latest)?;
-            self.require_owner(by, queue)?;
+            let (latest, object) = live::<T>(latest)?;
+            self.require_owner(by, object)?;
+            let grantee = self.grantee(&grant.grantee_name)?;
+            let mut next = self.without_dead_grants(object);
+            next.grants_mut().insert(grantee, grant.clone());
+            if next.grants().len() > GRANTS_PER_OBJECT_MAX {
+                let limit = GRANTS_PER_OBJECT_MAX;
+                return Err(Refusal::Quota { what: "grants on one object", limit });
+            }
+            Ok(Step::Write(self.changed(latest, next)))
+        };
+        self.alter(&key, rule).await?;
+        let detail = format!("user={} rights={words}", grant.grantee_name);
+        by.note("grant", (T::WORD, &name_of(&key)), &detail);
+        Ok(grant)
+    }
+
+    async fn delete_grant_on<T: Object>(
+        &self,
+        by: &Caller,
+        name: &str,
+        username: &str,
+    ) -> Answer<()> {
+        let key = T::key(name)?;
+        let username = grantee_name(by, username)?;
+        let mut was_there = false;
+        let rule = |latest: Option<&Arc<Record>>| {
+            let (latest, object) = live::<T>(latest)?;
+            self.require_owner(by, object)?;
             let grantee = self.grantee(&username)?;
-            if !queue.grants.contains_key(&grantee) {
+            if !object.grants().contains_key(&grantee) {
+                was_there = false;
                 return Ok(Step::Keep(Arc::clone(latest)));
             }
-            let mut next = self.without_dead_grants(queue);
-            next.grants.remove(&grantee);
-            Ok(Step::Write(self.changed_queue(latest, next)))
+            let mut next = self.without_dead_grants(object);
+            next.grants_mut().remove(&grantee);
+            was_there = true;
+            Ok(Step::Write(self.changed(latest, next)))
         };
-        self.alter(&queue_key(&name), rule).await?;
-        tracing::info!(
-            target: "audit", event = "revoke", queue = %name, user = username, by = %by.name,
-        );
+        self.alter(&key, rule).await?;
+        if was_there {
+            by.note("revoke", (T::WORD, &name_of(&key)), &format!("user={username}"));
+        }
         Ok(())
     }
 
@@ -123,9 +186,9 @@ impl Broker {
     }
 
     /// Grants of users that are gone give nothing; a change of the grants drops them.
-    fn without_dead_grants(&self, queue: &Queue) -> Queue {
-        let mut next = queue.clone();
-        next.grants.retain(|grantee, _| self.is_alive(*grantee));
+    fn without_dead_grants<T: Object>(&self, object: &T) -> T {
+        let mut next = object.clone();
+        next.grants_mut().retain(|grantee, _| self.is_alive(*grantee));
         next
     }
 
@@ -135,6 +198,27 @@ impl Broker {
             Grantee::User(id) => self.catalog.user_by_id(id).is_some(),
         }
     }
+}
+
+/// The rights of a grant, if they are those of the object's kind.
+fn granted(
+    rights: impl IntoIterator<Item = Right>,
+    fitting: &[Right],
+    kind: &'static str,
+) -> Answer<BTreeSet<Right>> {
+    let mut set = BTreeSet::new();
+    for (index, right) in rights.into_iter().enumerate() {
+        if !fitting.contains(&right) {
+            let message = format!("there is no right to {} on a {kind}", right_name(right));
+            return Err(Refusal::invalid(&format!("rights[{index}]"), "kind", message));
+        }
+        set.insert(right);
+    }
+    if set.is_empty() {
+        let message = "a grant gives at least one right; to take all, delete it";
+        return Err(Refusal::invalid("rights", "length", message));
+    }
+    Ok(set)
 }
 
 /// The grantee's name from the path; `me` is the caller.
@@ -212,6 +296,10 @@ mod tests {
         assert_eq!(put("x", "eva", rights()).await, Err(Refusal::QueueNotFound));
         assert_eq!(put("q", "nobody", rights()).await, Err(Refusal::UserNotFound));
         assert_eq!(fault(&put("q", "eva", set(&[])).await.unwrap_err()), "rights");
+        let of_topics = vec![Right::Browse, Right::Publish, Right::Subscribe];
+        let refused = broker.put_grant(&ana, "q", "eva", of_topics).await.unwrap_err();
+        assert_eq!(fault(&refused), "rights[1]");
+        broker.put_grant(&ana, "q", "eva", Queue::RIGHTS.iter().copied()).await.unwrap();
         assert_eq!(fault(&put("q", "not a name", rights()).await.unwrap_err()), "path.username");
         assert_eq!(fault(&put("no/queue", "eva", rights()).await.unwrap_err()), "path.queue");
         let delete = |queue, username| broker.delete_grant(&ana, queue, username);
@@ -264,11 +352,15 @@ mod tests {
             queue.grants.insert(Grantee::User(id), grant.clone());
         }
         queue.grants.insert(Grantee::Everyone, grant);
-        let full = broker.changed_queue(&record, queue);
-        broker.registers.change(queue_key(&name), record.version, full).await.unwrap();
+        let full = broker.changed(&record, queue);
+        broker
+            .registers
+            .change(crate::broker::queues::queue_key(&name), record.version, full)
+            .await
+            .unwrap();
         let refused = broker.put_grant(&ana, "q", "eva", set(&[Right::Send])).await;
         let limit = GRANTS_PER_OBJECT_MAX;
-        assert_eq!(refused, Err(Refusal::Quota { what: "grants on a queue", limit }));
+        assert_eq!(refused, Err(Refusal::Quota { what: "grants on one object", limit }));
         broker.put_grant(&ana, "q", "*", set(&[Right::Receive])).await.unwrap();
     }
 

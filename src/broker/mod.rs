@@ -7,12 +7,18 @@
 //! `replication`.
 
 pub mod api_keys;
+mod audit;
 mod basic_cache;
 mod changes;
 pub mod consumers;
 mod cursors;
 pub mod deletions;
+mod first_admin;
 pub mod grants;
+mod links;
+pub mod objects;
+mod ownership;
+pub mod publish;
 pub mod queues;
 mod rates;
 pub mod receipts;
@@ -21,21 +27,31 @@ pub mod refusal;
 pub mod rights;
 pub mod send;
 pub mod sessions;
+mod settings;
 pub mod settle;
+pub mod sources;
 pub mod standing;
+pub mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod topics;
+mod upkeep;
 pub mod users;
 
 pub use crate::message::envelope::Body;
-pub use consumers::{Consumer, End, Farewell, Source, Terms, Window};
+pub use crate::protocol::op::ReleaseOutcome;
+pub use consumers::{Consumer, End, Farewell, SourceName, Window};
 pub use deletions::{Deleted, Messages};
+pub use publish::PublishResult;
 pub use queues::QueueChange;
-pub use receive::{ReceiveRequest, ReceivedMessage};
+pub use receive::{DeadLetter, ReceiveRequest, ReceivedMessage};
 pub use refusal::{Difference, Fault, Outcome, Refusal};
 pub use send::{Durability, OutgoingMessage, SendResult, SendStatus};
-pub use sessions::NewSession;
+pub use sessions::{NewSession, Terms};
 pub use settle::{Action, Lease, Settlement, Verdict};
+pub use sources::{Address, Source};
+pub use subscriptions::SubscriptionChange;
+pub use topics::TopicChange;
 pub use users::{Owned, UserPatch};
 
 use crate::base::ids::{ApiKeyId, Generation, SessionId, UserId};
@@ -43,12 +59,13 @@ use crate::base::limits;
 use crate::base::names::UserName;
 use crate::base::seams::{Clock, Rng};
 use crate::metadata::{Catalog, ChangeError, Registers};
-use crate::protocol::record::{Queue, Record, RecordKey};
+use crate::protocol::record::{Record, RecordKey, Right};
 use crate::replication::coordinator::{Coordinator, StreamRef};
 use crate::security::{Keys, Passwords, ReceiptSealer};
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use basic_cache::BasicCache;
+use objects::Object;
 use rates::Rates;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeSet;
@@ -154,13 +171,13 @@ impl Broker {
         self.catalog.count_users() == 0
     }
 
-    /// A queue's stream, as operations see it.
-    fn stream_of(&self, record: &Record, queue: &Queue) -> Answer<StreamRef> {
-        let replicas = usize::try_from(queue.config.replicas).unwrap_or(1);
+    /// The stream of a queue or a topic, as operations see it.
+    fn stream_of<T: Object>(&self, record: &Record, object: &T) -> Answer<StreamRef> {
+        let replicas = usize::try_from(object.replicas()).unwrap_or(1);
         let (generation, version) = (record.generation, record.version);
-        let stream = self.coordinator.stream(generation, version, &queue.data_key, replicas);
+        let stream = self.coordinator.stream(generation, version, object.data_key(), replicas);
         stream.ok_or_else(|| {
-            tracing::error!(stream = %generation, "the key of a queue does not unwrap");
+            tracing::error!(stream = %generation, kind = T::WORD, "a data key does not unwrap");
             Refusal::Internal
         })
     }
@@ -186,6 +203,35 @@ pub struct Caller {
     pub admin: bool,
     /// How it was authenticated.
     pub credential: Credential,
+    /// Where its request comes from.
+    pub origin: Origin,
+}
+
+impl Caller {
+    /// All that the caller's credential lets it do; `None`: it is not limited.
+    #[must_use]
+    pub fn scopes(&self) -> Option<&BTreeSet<Right>> {
+        match &self.credential {
+            Credential::ApiKey { scopes, .. } => scopes.as_ref(),
+            Credential::Session { .. } | Credential::Password => None,
+        }
+    }
+}
+
+/// Where a request comes from: for limits and for the audit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Origin {
+    /// The client's address.
+    pub address: IpAddr,
+    /// What the request is called in answers and in the log.
+    pub request_id: Arc<str>,
+}
+
+impl From<IpAddr> for Origin {
+    /// A call from within, that has no request.
+    fn from(address: IpAddr) -> Self {
+        Self { address, request_id: "-".into() }
+    }
 }
 
 /// What a caller was authenticated by.
@@ -202,6 +248,8 @@ pub enum Credential {
     ApiKey {
         /// Its public name.
         id: ApiKeyId,
+        /// All that it lets its user do; `None`: it is not limited.
+        scopes: Option<BTreeSet<Right>>,
     },
     /// Name and password, with the request.
     Password,

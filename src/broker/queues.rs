@@ -1,11 +1,9 @@
 //! Queues: their names, owners and settings.
 
 use super::changes::Step;
-use super::cursors::{List, page_limit};
-use super::rights::queue_name;
-use super::users::user_in_path;
+use super::rights::{queue_name, require_scope};
 use super::{Answer, Broker, Caller, Difference, Entry, Fault, Page, Refusal, check_if_match};
-use crate::base::ids::{Generation, UserId};
+use crate::base::ids::Generation;
 use crate::base::limits::{
     LEASE_SECONDS_DEFAULT, LEASE_SECONDS_MAX, MESSAGE_BYTES_DEFAULT, MESSAGE_BYTES_MAX,
     QUEUES_PER_USER_MAX, REPLICAS_DEFAULT, REPLICAS_MAX,
@@ -13,7 +11,7 @@ use crate::base::limits::{
 use crate::base::names::QueueName;
 use crate::metadata::Draft;
 use crate::protocol::record::{
-    Ending, Kind, Queue, QueueConfig, Record, RecordKey, Right, State, Value,
+    Ending, Kind, Ordering, Queue, QueueConfig, Record, RecordKey, Right, State, Value,
 };
 use crate::security::DataKey;
 use std::collections::BTreeMap;
@@ -35,7 +33,7 @@ impl Broker {
     /// settings that are given. Answers whether it was made.
     ///
     /// # Errors
-    /// `Invalid`, `NameTaken`, `ConfigDiffers`, `Draining`, `Quota`, `Overloaded`,
+    /// `Invalid`, `OutOfScope`, `NameTaken`, `ConfigDiffers`, `Draining`, `Quota`, `Overloaded`,
     /// `NotEnoughReplicas`.
     pub async fn put_queue(
         &self,
@@ -44,6 +42,7 @@ impl Broker {
         given: QueueChange,
     ) -> Answer<(bool, Entry<Queue>)> {
         let name = queue_name(name)?;
+        require_scope(by, Right::Manage)?;
         given.check()?;
         let mut created = false;
         let rule = |latest: Option<&Arc<Record>>| match latest {
@@ -63,6 +62,9 @@ impl Broker {
             self.delete_owned_queue(&name, &record).await?;
             return Err(Refusal::Unauthenticated);
         }
+        if created {
+            by.note("create_queue", ("queue", name.as_str()), "");
+        }
         Ok((created, entry(&name, record)?))
     }
 
@@ -74,7 +76,7 @@ impl Broker {
         let (name, record) = self.queue_named(name)?;
         let entry = entry(&name, record)?;
         if self.rights_on(by, &entry.value).is_empty() {
-            return Err(Refusal::Forbidden { needs: "send, receive or manage" });
+            return Err(Refusal::Forbidden { needs: "send, receive, browse or manage" });
         }
         Ok(entry)
     }
@@ -92,24 +94,7 @@ impl Broker {
         cursor: Option<&str>,
         limit: i32,
     ) -> Answer<Page<Entry<Queue>>> {
-        let limit = page_limit(limit)?;
-        let owner_id = match owner {
-            Some(owner) => Some(self.owner_named(by, owner)?),
-            None => None,
-        };
-        // `me` is another list for every caller, and no owner is not the owner "".
-        let filter = owner_id.flatten().map_or([0; 16], |id| id.0);
-        let parts: [&[u8]; 4] =
-            [b"queues", &[u8::from(owner.is_some())], &filter, prefix.as_bytes()];
-        let list = List::new(&parts);
-        let after = list.after(&self.keys, cursor)?;
-        let found = match owner_id {
-            None => self.visible_queues(by, prefix, after.as_deref(), limit + 1),
-            Some(Some(id)) => self.visible_queues_of(by, id, prefix, after.as_deref(), limit + 1),
-            Some(None) => Vec::new(),
-        };
-        let name = |entry: &Entry<Queue>| entry.name.clone().into_bytes();
-        Ok(list.page(&self.keys, found, limit, name))
+        self.list_objects(by, owner, prefix, cursor, limit)
     }
 
     /// Changes settings that can be changed.
@@ -126,6 +111,7 @@ impl Broker {
     ) -> Answer<Entry<Queue>> {
         let name = queue_name(name)?;
         change.check()?;
+        let mut changed = false;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, queue) = live_queue(latest)?;
             self.require(by, queue, Right::Manage)?;
@@ -134,36 +120,19 @@ impl Broker {
                 let message = "the number of replicas is fixed once the queue exists";
                 return Err(Refusal::invalid("replicas", "immutable", message));
             }
-            let config = change.over(queue.config);
-            if config == queue.config {
+            let config = change.over(queue.config.clone());
+            changed = config != queue.config;
+            if !changed {
                 return Ok(Step::Keep(Arc::clone(latest)));
             }
             let next = Queue { config, ..queue.clone() };
             Ok(Step::Write(self.changed_queue(latest, next)))
         };
         let record = self.alter(&queue_key(&name), rule).await?;
-        entry(&name, record)
-    }
-
-    /// Gives a queue another owner, unless it has another already or is gone.
-    pub(super) async fn transfer_queue(
-        &self,
-        name: &QueueName,
-        from: UserId,
-        to: UserId,
-    ) -> Answer<()> {
-        let rule = |latest: Option<&Arc<Record>>| {
-            let (latest, queue) = live_queue(latest)?;
-            if queue.owner != from {
-                return Ok(Step::Keep(Arc::clone(latest)));
-            }
-            let next = Queue { owner: to, ..queue.clone() };
-            Ok(Step::Write(self.changed_queue(latest, next)))
-        };
-        match self.alter(&queue_key(name), rule).await {
-            Ok(_) | Err(Refusal::QueueNotFound) => Ok(()),
-            Err(refusal) => Err(refusal),
+        if changed {
+            by.note("update_queue", ("queue", name.as_str()), "");
         }
+        entry(&name, record)
     }
 
     /// The next version of a live queue.
@@ -207,61 +176,24 @@ impl Broker {
         };
         Ok(Draft { generation, state: State::Live, value: Value::Queue(queue) })
     }
-
-    fn owner_named(&self, by: &Caller, owner: &str) -> Answer<Option<UserId>> {
-        if owner == "me" {
-            return Ok(Some(by.user));
-        }
-        let name = user_in_path(owner).map_err(|refusal| match refusal {
-            Refusal::Invalid(faults) => Refusal::Invalid(
-                faults.into_iter().map(|it| Fault { field: "query.owner".into(), ..it }).collect(),
-            ),
-            other => other,
-        })?;
-        Ok(self.catalog.user(&name).and_then(|record| record.user().map(|user| user.id)))
-    }
-
-    fn visible_queues(
-        &self,
-        by: &Caller,
-        prefix: &str,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Vec<Entry<Queue>> {
-        let may_see = |_: &RecordKey, record: &Record| {
-            record.queue().is_some_and(|queue| !self.rights_on(by, queue).is_empty())
-        };
-        let found = self.catalog.page(Kind::Queue, prefix.as_bytes(), after, limit, &may_see);
-        let named = found.into_iter().filter_map(|(key, record)| {
-            let name = QueueName::parse(std::str::from_utf8(&key.name).ok()?).ok()?;
-            entry(&name, record).ok()
-        });
-        named.collect()
-    }
-
-    fn visible_queues_of(
-        &self,
-        by: &Caller,
-        owner: UserId,
-        prefix: &str,
-        after: Option<&[u8]>,
-        limit: usize,
-    ) -> Vec<Entry<Queue>> {
-        let wanted = |name: &QueueName| {
-            name.as_str().starts_with(prefix)
-                && after.is_none_or(|after| name.as_str().as_bytes() > after)
-        };
-        let owned = self.catalog.queues_of(owner).into_iter().filter(|(name, _)| wanted(name));
-        let entries = owned.filter_map(|(name, record)| entry(&name, record).ok());
-        let visible = entries.filter(|entry| !self.rights_on(by, &entry.value).is_empty());
-        visible.take(limit).collect()
-    }
 }
 
-const DEFAULTS: QueueConfig = QueueConfig {
+/// What a queue is that says nothing.
+pub const DEFAULTS: QueueConfig = QueueConfig {
     lease_seconds: LEASE_SECONDS_DEFAULT,
     max_message_bytes: MESSAGE_BYTES_DEFAULT,
     replicas: REPLICAS_DEFAULT,
+    retention_seconds: 1_209_600,
+    delay_seconds: 0,
+    max_failures: 10,
+    backoff_min_seconds: 0,
+    backoff_max_seconds: 600,
+    dedup_seconds: 600,
+    max_in_flight: 120_000,
+    max_bytes: 0,
+    ordering: Ordering::BestEffort,
+    dead_letter: None,
+    paused: false,
 };
 
 /// One setting: what is given, the most there may be (the least is 1), and where it is.
@@ -313,6 +245,7 @@ impl QueueChange {
             lease_seconds: self.lease_seconds.unwrap_or(config.lease_seconds),
             max_message_bytes: self.max_message_bytes.unwrap_or(config.max_message_bytes),
             replicas: self.replicas.unwrap_or(config.replicas),
+            ..config
         }
     }
 

@@ -1,9 +1,11 @@
 //! Receipts: the sealed proof that a client holds a message. They name queue, message and lease,
 //! so that any node can use them without looking anything up.
 
+use super::consumers::SourceName;
+use super::objects::name_of;
+use super::sources::{Address, Reading};
 use super::{Answer, Broker, Refusal};
-use crate::base::ids::{Generation, RequesterId};
-use crate::base::names::QueueName;
+use crate::base::ids::{Generation, RequesterId, SubscriptionId};
 use crate::protocol::op::{SettleAction, SettleItem};
 use crate::protocol::stream::Place;
 use crate::replication::dispatcher::Lease;
@@ -14,8 +16,10 @@ use serde::{Deserialize, Serialize};
 pub struct Receipt {
     /// The stream.
     pub generation: Generation,
-    /// CRC-32C of the queue's name: tells an earlier queue of this name from another queue.
-    pub queue: u32,
+    /// The reader.
+    pub reader: SubscriptionId,
+    /// CRC-32C of its name: tells an earlier creation of this name from another one.
+    pub address: u32,
     /// The message.
     pub place: Place,
     /// The holder.
@@ -39,31 +43,34 @@ impl Receipt {
 }
 
 /// The name's fingerprint in a receipt.
-pub fn fingerprint(queue: &QueueName) -> u32 {
-    crc32c::crc32c(queue.as_str().as_bytes())
+pub fn fingerprint(address: &Address) -> u32 {
+    crc32c::crc32c(address.to_string().as_bytes())
 }
 
 impl Broker {
-    /// The queue whose message a receipt is for.
+    /// Where the message of a receipt comes from.
     ///
     /// # Errors
-    /// `ReceiptInvalid` for what is no receipt, `QueueNotFound`.
-    pub fn queue_of_receipt(&self, receipt: &str) -> Answer<String> {
+    /// `ReceiptInvalid` for what is no receipt, `QueueNotFound`, `SubscriptionNotFound`.
+    pub fn source_of_receipt(&self, receipt: &str) -> Answer<SourceName> {
         let receipt = self.open_receipt(receipt).ok_or(Refusal::ReceiptInvalid)?;
-        let found = self.catalog.queue_by_generation(receipt.generation);
-        found.map(|(name, _)| name.to_string()).ok_or(Refusal::QueueNotFound)
+        if receipt.reader == SubscriptionId::QUEUE {
+            let found = self.catalog.stream_by_generation(receipt.generation);
+            let (key, _) = found.ok_or(Refusal::QueueNotFound)?;
+            return Ok(SourceName::Queue(name_of(&key)));
+        }
+        let found = self.catalog.subscription_by_generation(Generation(receipt.reader.0));
+        let found = found.map(|(key, _)| name_of(&key));
+        let names = found.as_deref().and_then(|name| name.split_once('/'));
+        let (topic, name) = names.ok_or(Refusal::SubscriptionNotFound)?;
+        Ok(SourceName::Subscription { topic: topic.to_owned(), name: name.to_owned() })
     }
 
-    pub(super) fn seal_receipt(
-        &self,
-        generation: Generation,
-        queue: &QueueName,
-        lease: &Lease,
-        expires_ms: u64,
-    ) -> String {
+    pub(super) fn seal_receipt(&self, reading: &Reading, lease: &Lease, expires_ms: u64) -> String {
         let receipt = Receipt {
-            generation,
-            queue: fingerprint(queue),
+            generation: reading.stream.generation,
+            reader: reading.reader,
+            address: fingerprint(&reading.address),
             place: lease.place,
             requester: lease.requester,
             counter: lease.counter,

@@ -1,18 +1,21 @@
 //! Receiving: look, wait for the bell, look again; rights are checked at every look [R45].
 
+use super::sources::{Reading, Source};
 use super::{Answer, Broker, Caller, Outcome, Refusal};
+use crate::base::ids::RequesterId;
 use crate::base::limits;
-use crate::base::names::QueueName;
-use crate::message::envelope::Body;
+use crate::message::envelope::{Body, DeathReason};
 use crate::protocol::op::SettleAction;
 use crate::protocol::record::Right;
-use crate::replication::coordinator::{Settled, StreamRef};
-use crate::replication::dispatcher::{Delivery, Granted, ReceiveError};
+use crate::protocol::stream::MessageId;
+use crate::replication::dispatcher::{Delivery, Granted, ReceiveError, Wanted};
+use crate::replication::settling::Settled;
+use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// What a receiver wants.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct ReceiveRequest {
     /// Messages at most, 1–100.
     pub max_messages: i32,
@@ -22,6 +25,21 @@ pub struct ReceiveRequest {
     pub lease_seconds: Option<i32>,
     /// Settle before the answer leaves: at most once, no receipt.
     pub auto_ack: bool,
+    /// Dead messages instead of ready ones.
+    pub from_dead: bool,
+    /// Names the request: its repeat is answered with what is still leased under it.
+    pub key: Option<String>,
+}
+
+/// Where and why a message died.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// The queue, or topic and subscription.
+    pub queue: String,
+    /// Why.
+    pub reason: DeathReason,
+    /// Wall time, in ms.
+    pub died_ms: u64,
 }
 
 /// A message handed out.
@@ -37,6 +55,14 @@ pub struct ReceivedMessage {
     pub content_type: String,
     /// Named values beside the body.
     pub attributes: BTreeMap<String, String>,
+    /// Words by which filters choose.
+    pub routing_key: Option<String>,
+    /// Its group.
+    pub group: Option<String>,
+    /// The topic it was published to, when it came by a link.
+    pub topic: Option<String>,
+    /// Where and why it died, if it did.
+    pub dead_letter: Option<DeadLetter>,
     /// The name of who sent it.
     pub sender: String,
     /// When, wall time in ms.
@@ -62,18 +88,18 @@ impl Broker {
     pub async fn receive(
         &self,
         by: &Caller,
-        queue: &str,
+        source: Source<'_>,
         request: ReceiveRequest,
         idle: impl FnMut() + Send,
     ) -> Answer<Vec<ReceivedMessage>> {
-        self.receive_within(by, queue, request, limits::RECEIVE_BYTES_MAX, idle).await
+        self.receive_within(by, source, request, limits::RECEIVE_BYTES_MAX, idle).await
     }
 
     /// The same with another bound on the bytes of all bodies; one message always fits.
     pub(super) async fn receive_within(
         &self,
         by: &Caller,
-        queue: &str,
+        source: Source<'_>,
         request: ReceiveRequest,
         bytes_max: usize,
         mut idle: impl FnMut() + Send,
@@ -82,10 +108,10 @@ impl Broker {
         let wait = Duration::from_secs(u64::try_from(request.wait_seconds).unwrap_or(0));
         let deadline = tokio::time::sleep(wait);
         tokio::pin!(deadline);
-        let (name, stream, _) = self.source(by, queue, &request)?;
-        let mut heard = stream.generation;
-        let listen = self.coordinator.listen(&stream).await;
-        let mut listening = listen.map_err(|why| self.refusal_of(&name, why))?;
+        let reading = self.reading(by, source, Right::Receive)?;
+        let mut heard = (reading.stream.generation, reading.reader);
+        let listen = self.coordinator.listen(&reading.stream, reading.reader).await;
+        let mut listening = listen.map_err(|why| self.refusal_of(&reading.address, why))?;
         loop {
             let mut news = Box::pin(listening.bell().notified());
             // From here on a bell is not missed.
@@ -93,18 +119,18 @@ impl Broker {
             if !self.is_current(by) {
                 return Err(Refusal::Unauthenticated);
             }
-            let (name, stream, lease_ms) = self.source(by, queue, &request)?;
-            if stream.generation != heard {
+            let reading = self.reading(by, source, Right::Receive)?;
+            if (reading.stream.generation, reading.reader) != heard {
                 // The name was created anew while this one waited: it has another bell.
-                heard = stream.generation;
-                let listen = self.coordinator.listen(&stream).await;
+                heard = (reading.stream.generation, reading.reader);
+                let listen = self.coordinator.listen(&reading.stream, reading.reader).await;
                 drop(news);
-                listening = listen.map_err(|why| self.refusal_of(&name, why))?;
+                listening = listen.map_err(|why| self.refusal_of(&reading.address, why))?;
                 continue;
             }
-            let granted = self.look(&name, &stream, &request, bytes_max, lease_ms).await?;
+            let granted = self.look(by, &reading, &request, bytes_max).await?;
             if !granted.deliveries.is_empty() {
-                return self.hand_out(&name, &stream, granted, request.auto_ack).await;
+                return self.hand_out(&reading, granted, request.auto_ack).await;
             }
             if request.wait_seconds == 0 || self.stopping.is_cancelled() {
                 return Ok(Vec::new());
@@ -121,32 +147,32 @@ impl Broker {
         }
     }
 
-    fn source(
-        &self,
-        by: &Caller,
-        queue: &str,
-        request: &ReceiveRequest,
-    ) -> Answer<(QueueName, StreamRef, u64)> {
-        let (name, record) = self.queue_for(by, queue, Right::Receive)?;
-        let value = record.queue().ok_or(Refusal::QueueNotFound)?;
-        let seconds = request.lease_seconds.unwrap_or(value.config.lease_seconds);
-        let lease_ms = u64::try_from(seconds).unwrap_or(0) * 1_000;
-        Ok((name, self.stream_of(&record, value)?, lease_ms))
-    }
-
     async fn look(
         &self,
-        name: &QueueName,
-        stream: &StreamRef,
+        by: &Caller,
+        reading: &Reading,
         request: &ReceiveRequest,
         bytes_max: usize,
-        lease_ms: u64,
     ) -> Answer<Granted> {
+        let seconds = request.lease_seconds.unwrap_or(reading.lease_seconds);
+        let key = request.key.as_deref();
         let max = usize::try_from(request.max_messages).unwrap_or(1);
-        let granted = self.coordinator.try_receive(stream, max, bytes_max, lease_ms).await;
+        let wanted = Wanted {
+            reader: reading.reader,
+            holder: by.name.to_string(),
+            requester: key.map(|key| keyed_requester(reading, by, key)),
+            from_dead: request.from_dead,
+            // What is paused may still be repeated and taken from the dead.
+            max: if reading.is_paused && !request.from_dead { 0 } else { max },
+            bytes_max,
+            duration_ms: u64::try_from(seconds).unwrap_or(0) * 1_000,
+            in_flight_max: reading.in_flight_max,
+            retention_ms: reading.retention_ms,
+        };
+        let granted = self.coordinator.try_receive(&reading.stream, &wanted).await;
         granted.map_err(|error| match error {
             ReceiveError::InFlightLimit => Refusal::InFlightLimit,
-            ReceiveError::Refused(why) => self.refusal_of(name, why),
+            ReceiveError::Refused(why) => self.refusal_of(&reading.address, why),
             // Leases without a majority bind nobody and run out by themselves.
             ReceiveError::NoQuorum => Refusal::NotEnoughReplicas { outcome: Outcome::NotStored },
         })
@@ -154,52 +180,59 @@ impl Broker {
 
     async fn hand_out(
         &self,
-        name: &QueueName,
-        stream: &StreamRef,
+        reading: &Reading,
         mut granted: Granted,
         auto_ack: bool,
     ) -> Answer<Vec<ReceivedMessage>> {
         if auto_ack {
             let ack = |d: &Delivery| d.lease.item(SettleAction::Ack);
             let items = granted.deliveries.iter().map(ack).collect();
-            let settled = self.coordinator.settle(stream, items, false).await;
+            let settling = self.coordinator.settle(&reading.stream, reading.reader, items, false);
+            let settled = settling.await;
             let mut counted = settled.iter().map(|settled| *settled == Settled::Done);
             // A message whose settle was not counted is left out: somebody else may get it [F12].
             granted.deliveries.retain(|_| counted.next().unwrap_or(false));
             if granted.deliveries.is_empty() {
                 return Err(Refusal::NotEnoughReplicas { outcome: Outcome::Unknown });
             }
-            self.after_settling(name);
+            self.after_settling(&reading.address);
         }
         let deliveries = granted.hand_over();
         let count = deliveries.len() as u64;
         metrics::counter!("tertulia_messages_received_total").increment(count);
         metrics::counter!("tertulia_leases_total").increment(count);
-        let out = |delivery| self.received(name, stream, delivery, auto_ack);
+        let out = |delivery| self.received(reading, delivery, auto_ack);
         Ok(deliveries.into_iter().map(out).collect())
     }
 
-    fn received(
-        &self,
-        name: &QueueName,
-        stream: &StreamRef,
-        delivery: Delivery,
-        auto_ack: bool,
-    ) -> ReceivedMessage {
-        let Delivery { header, content, lease } = delivery;
+    fn received(&self, reading: &Reading, delivery: Delivery, auto_ack: bool) -> ReceivedMessage {
+        let Delivery { header, content, lease, death } = delivery;
         let elapsed_ms = self.clock.boottime_ms().saturating_sub(lease.began_ms);
         let remaining_ms = lease.duration_ms.saturating_sub(elapsed_ms);
         let expires_ms = self.clock.wall_ms() + remaining_ms;
-        let receipt =
-            (!auto_ack).then(|| self.seal_receipt(stream.generation, name, &lease, expires_ms));
+        let receipt = (!auto_ack).then(|| self.seal_receipt(reading, &lease, expires_ms));
+        let here = death.map(|death| DeadLetter {
+            queue: reading.address.to_string(),
+            reason: death.reason,
+            died_ms: death.died_ms,
+        });
+        let moved = content.died.map(|died| DeadLetter {
+            queue: died.place,
+            reason: died.reason,
+            died_ms: died.died_ms,
+        });
         ReceivedMessage {
-            id: header.dot.to_string(),
+            id: MessageId::of(lease.place).to_string(),
             lease_expires_ms: receipt.is_some().then_some(expires_ms),
             lease_remaining_ms: receipt.is_some().then_some(clamp(remaining_ms)),
             receipt,
             body: content.body,
             content_type: content.content_type,
             attributes: content.attributes,
+            routing_key: content.routing_key,
+            group: content.group,
+            topic: content.topic,
+            dead_letter: here.or(moved),
             sender: header.sender_name,
             sent_ms: header.sent_ms,
             receive_count: clamp(u64::from(lease.receive_count)),
@@ -207,6 +240,18 @@ impl Broker {
             fence: i64::try_from(lease.counter).unwrap_or(i64::MAX),
         }
     }
+}
+
+/// The requester that a keyed receive is, whoever coordinates it [F26].
+fn keyed_requester(reading: &Reading, by: &Caller, key: &str) -> RequesterId {
+    let hash = Sha256::new()
+        .chain_update(b"tertulia/1 receive")
+        .chain_update(reading.stream.generation.0)
+        .chain_update(reading.reader.0)
+        .chain_update(by.user.0)
+        .chain_update(key)
+        .finalize();
+    RequesterId(hash[..16].try_into().expect("16 of 32 bytes"))
 }
 
 pub(super) fn clamp(n: u64) -> i32 {
@@ -222,13 +267,14 @@ mod tests {
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
-    const WAIT: ReceiveRequest =
-        ReceiveRequest { max_messages: 1, wait_seconds: 30, lease_seconds: None, auto_ack: false };
+    fn wait() -> ReceiveRequest {
+        ReceiveRequest { max_messages: 1, wait_seconds: 30, ..ReceiveRequest::default() }
+    }
 
     async fn send(broker: &Broker, by: &Caller, text: &str) {
         let body = Body::Text(text.to_owned());
-        let message = OutgoingMessage { body, content_type: None, attributes: BTreeMap::new() };
-        broker.send(by, "q", vec![message], Durability::Quorum).await.unwrap();
+        let message = OutgoingMessage::of(body);
+        broker.send(by, "q", vec![message], Durability::Quorum, None).await.unwrap();
     }
 
     /// Starts a receive and returns once it waits.
@@ -244,7 +290,7 @@ mod tests {
                     let _ = idle.send(());
                 }
             };
-            broker.receive(&by, "q", WAIT, tell).await
+            broker.receive(&by, Source::Queue("q"), wait(), tell).await
         });
         idles.await.unwrap();
         receive

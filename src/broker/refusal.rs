@@ -15,6 +15,12 @@ pub enum Refusal {
         /// The right, or who may.
         needs: &'static str,
     },
+    /// The caller came by an API key whose scopes leave this out.
+    #[error("the API key is limited to its scopes, which do not cover: {needs}")]
+    OutOfScope {
+        /// The right, or what no key with scopes reaches.
+        needs: &'static str,
+    },
     /// Only owner or administrator may.
     #[error("only the owner of the {what} or an administrator may do this")]
     NotOwner {
@@ -36,6 +42,12 @@ pub enum Refusal {
     /// There is no such queue.
     #[error("there is no such queue")]
     QueueNotFound,
+    /// There is no such topic.
+    #[error("there is no such topic")]
+    TopicNotFound,
+    /// There is no such subscription.
+    #[error("there is no such subscription")]
+    SubscriptionNotFound,
     /// The name belongs to somebody else.
     #[error("the name of the {what} is taken")]
     NameTaken {
@@ -51,8 +63,8 @@ pub enum Refusal {
     /// The lease is over and another began.
     #[error("the lease is lost")]
     LeaseLost,
-    /// The queue still has messages.
-    #[error("the queue is not empty")]
+    /// The queue or topic still has messages.
+    #[error("it is not empty")]
     NotEmpty,
     /// The user still owns objects.
     #[error("the user still owns {count} objects")]
@@ -78,6 +90,15 @@ pub enum Refusal {
         /// Bytes of body, attributes and content type.
         limit: i32,
     },
+    /// The subscription's messages go into a queue: they are received there.
+    #[error("the subscription delivers into a queue")]
+    DeliversToQueue,
+    /// No subscription wants the message, and its sender required one.
+    #[error("no subscription matches")]
+    Unroutable,
+    /// The key is known, with another message.
+    #[error("another message was sent under this key")]
+    IdempotencyMismatch,
     /// The receipt is not of this queue.
     #[error("the receipt is not valid here")]
     ReceiptInvalid,

@@ -1,9 +1,10 @@
 //! Proving who one is: by name and password, by a session, by an API key.
 
+use super::audit::{self, Act};
 use super::changes::Step;
 use super::cursors::{List, page_limit};
 use super::users::rate_key;
-use super::{Answer, Broker, Caller, Credential, Page, Refusal};
+use super::{Answer, Broker, Caller, Credential, Origin, Page, Refusal};
 use crate::base::ids::{Generation, SessionId};
 use crate::base::limits::{SESSION_SECONDS_MAX, SESSIONS_PER_USER_MAX};
 use crate::base::names::UserName;
@@ -15,6 +16,22 @@ use std::sync::Arc;
 
 /// Seconds of a session, at least.
 const SESSION_SECONDS_MIN: i32 = 60;
+
+/// What a new session is to be like.
+#[derive(Clone, Copy, Debug)]
+pub struct Terms {
+    /// Seconds until it ends by itself: 60 s to 30 d.
+    pub ttl_seconds: i32,
+    /// It is good only from the address that logs in.
+    pub bound: bool,
+}
+
+impl From<i32> for Terms {
+    /// So many seconds, from anywhere.
+    fn from(ttl_seconds: i32) -> Self {
+        Self { ttl_seconds, bound: false }
+    }
+}
 
 /// A session that has begun.
 pub struct NewSession {
@@ -31,11 +48,11 @@ impl Broker {
     ///
     /// # Errors
     /// `Unauthenticated`, whatever is wrong with it.
-    pub fn authenticate_bearer(&self, token: &str) -> Answer<Caller> {
-        self.bearer(token).ok_or(Refusal::Unauthenticated)
+    pub fn authenticate_bearer(&self, token: &str, origin: impl Into<Origin>) -> Answer<Caller> {
+        self.bearer(token, origin.into()).ok_or(Refusal::Unauthenticated)
     }
 
-    fn bearer(&self, token: &str) -> Option<Caller> {
+    fn bearer(&self, token: &str, origin: Origin) -> Option<Caller> {
         let (kind, hash) = self.keys.token_hash(token)?;
         let kind = match kind {
             TokenKind::Session => Kind::Session,
@@ -47,15 +64,31 @@ impl Broker {
             Value::Session(it) => {
                 (it.user, Some(it.expires_ms), Credential::Session { id: it.id, key })
             }
-            Value::ApiKey(it) => (it.user, it.expires_ms, Credential::ApiKey { id: it.id }),
+            Value::ApiKey(it) => {
+                let scopes = it.scopes.clone();
+                (it.user, it.expires_ms, Credential::ApiKey { id: it.id, scopes })
+            }
             _ => return None,
         };
         if expires_ms.is_some_and(|end| end <= self.clock.wall_ms()) {
             return None;
         }
-        let (name, record) = self.catalog.user_by_id(user)?;
-        let user = record.user().filter(|user| !user.disabled)?;
-        Some(Caller { user: user.id, name, admin: user.admin, credential })
+        let (name, owner) = self.catalog.user_by_id(user)?;
+        let user = owner.user().filter(|user| !user.disabled)?;
+        if let Some(session) = record.session() {
+            if !user.keeps(session) {
+                return None;
+            }
+            if session.bound && session.address != address_text(origin.address) {
+                let id = session.id.to_string();
+                let (event, object, outcome) = ("use_session", ("session", &*id), "elsewhere");
+                Act { event, actor: name.as_str(), object, outcome, detail: "" }.note(&origin);
+                return None;
+            }
+        }
+        // An API key with scopes does not administer.
+        let limited = matches!(&credential, Credential::ApiKey { scopes: Some(_), .. });
+        Some(Caller { user: user.id, name, admin: user.admin && !limited, credential, origin })
     }
 
     /// Who name and password belong to, as HTTP Basic sends them with every request.
@@ -66,27 +99,33 @@ impl Broker {
         &self,
         name: &str,
         password: &str,
-        address: IpAddr,
+        origin: impl Into<Origin>,
     ) -> Answer<Caller> {
+        let origin = origin.into();
+        let address = origin.address;
         // Also what is remembered waits while the address has had its tries: else guesses against
         // the cache, from the address of a client in the cache, would be free.
-        self.logins.check(&rate_key(address), self.clock.boottime_ms())?;
-        if let Some(caller) = self.remembered(name, password, address) {
+        let within = self.logins.check(&rate_key(address), self.clock.boottime_ms());
+        within.inspect_err(|refusal| note_login_refused("login", name, refusal, &origin))?;
+        if let Some(caller) = self.remembered(name, password, &origin) {
             return Ok(caller);
         }
-        let (name, user) = self.check_password(name, password, address).await?;
+        let (name, user) = self.check_password(name, password, &origin, "login").await?;
         let entry = self.basic.entry(user.id, user.password_version, password, address);
         self.basic.remember(entry);
-        Ok(caller(name, &user))
+        let caller = caller(name, &user, &origin);
+        // Once, as long as it is remembered: with each request would be a flood.
+        caller.note("login", ("user", caller.name.as_str()), "basic");
+        Ok(caller)
     }
 
-    fn remembered(&self, name: &str, password: &str, address: IpAddr) -> Option<Caller> {
+    fn remembered(&self, name: &str, password: &str, origin: &Origin) -> Option<Caller> {
         let name = UserName::parse(name).ok()?;
         let record = self.catalog.user(&name)?;
         // The user as it is now [F21]; a disabled one costs what an unknown one costs.
         let user = record.user().filter(|user| !user.disabled)?;
-        let entry = self.basic.entry(user.id, user.password_version, password, address);
-        self.basic.knows(&entry).then(|| caller(name, user))
+        let entry = self.basic.entry(user.id, user.password_version, password, origin.address);
+        self.basic.knows(&entry).then(|| caller(name, user, origin))
     }
 
     /// Begins a session. Above 100 of a user, the oldest ends.
@@ -98,11 +137,12 @@ impl Broker {
         &self,
         name: &str,
         password: &str,
-        ttl_seconds: i32,
-        address: IpAddr,
+        terms: impl Into<Terms>,
+        origin: impl Into<Origin>,
     ) -> Answer<NewSession> {
-        let ttl_ms = session_ms(ttl_seconds)?;
-        let (name, user) = self.check_password(name, password, address).await?;
+        let (terms, origin) = (terms.into(), origin.into());
+        let ttl_ms = session_ms(terms.ttl_seconds)?;
+        let (name, user) = self.check_password(name, password, &origin, "login").await?;
         let (token, hash) = self.keys.mint_token(TokenKind::Session, &*self.rng);
         let now_ms = self.clock.wall_ms();
         let session = Session {
@@ -111,7 +151,9 @@ impl Broker {
             user_name: name.to_string(),
             created_ms: now_ms,
             expires_ms: now_ms + ttl_ms,
-            address: address.to_canonical().to_string(),
+            address: address_text(origin.address),
+            epoch: user.sessions_epoch,
+            bound: terms.bound,
         };
         let key = RecordKey::new(Kind::Session, hash);
         self.create(&key, Value::Session(session.clone())).await?;
@@ -120,6 +162,8 @@ impl Broker {
             self.free(&key).await?;
             return Err(Refusal::BadCredentials);
         }
+        let by = caller(name.clone(), &user, &origin);
+        by.note("login", ("session", &session.id.to_string()), "");
         self.end_oldest(&user).await?;
         Ok(NewSession { token, session, user_name: name.to_string() })
     }
@@ -137,7 +181,10 @@ impl Broker {
         let now_ms = self.clock.wall_ms();
         let records = self.catalog.sessions_of(by.user);
         let sessions = records.iter().filter_map(|(_, record)| record.session());
-        let living = sessions.filter(|session| session.expires_ms > now_ms).cloned();
+        let user = self.catalog.user_by_id(by.user);
+        let user = user.as_ref().and_then(|(_, record)| record.user());
+        let goes_on = |it: &&Session| it.expires_ms > now_ms && user.is_some_and(|u| u.keeps(it));
+        let living = sessions.filter(goes_on).cloned();
         let order = |session: &Session| place(session.created_ms, &session.id.0);
         self.page_of_own(b"sessions", by, cursor, limit, living.collect(), order)
     }
@@ -147,10 +194,12 @@ impl Broker {
     /// # Errors
     /// `SessionNotFound` when the caller came otherwise, `Overloaded`, `NotEnoughReplicas`.
     pub async fn log_out_current(&self, by: &Caller) -> Answer<()> {
-        let Credential::Session { key, .. } = &by.credential else {
+        let Credential::Session { key, id } = &by.credential else {
             return Err(Refusal::SessionNotFound);
         };
-        self.free(key).await.map(|_| ())
+        self.free(key).await?;
+        by.note("logout", ("session", &id.to_string()), "");
+        Ok(())
     }
 
     /// Ends a session: one's own, or anyone's for an administrator.
@@ -165,39 +214,35 @@ impl Broker {
         if !own && !self.is_admin(by) {
             return Err(Refusal::SessionNotFound);
         }
-        self.free(&key).await.map(|_| ())
+        self.free(&key).await?;
+        by.note("end_session", ("session", &id.to_string()), "");
+        Ok(())
     }
 
-    /// Frees up to 500 sessions and API keys that expired or whose user is gone, and publishes
-    /// what callers left behind. Answers how many it freed. For a worker.
+    /// Frees up to 500 sessions and API keys that expired or whose user is gone, publishes what
+    /// callers left behind, and crowns who was left uncrowned. Answers how many it freed. For a worker.
     ///
     /// # Errors
     /// `Overloaded`, `NotEnoughReplicas`.
     pub async fn sweep(&self) -> Answer<usize> {
         self.registers.publish_accepted().await;
+        self.crown_first_admin().await?;
         self.free_all(self.catalog.sweep(self.clock.wall_ms())).await
     }
 
     /// Checks name and password, at the cost of one scrypt whoever it is, within the rates of the
-    /// address and the name. Answers the user as it was found to be.
+    /// address and the name. Answers the user as it was found to be. Refusals are noted as `event`.
     pub(super) async fn check_password(
         &self,
         name: &str,
         password: &str,
-        address: IpAddr,
+        origin: &Origin,
+        event: &'static str,
     ) -> Answer<(UserName, User)> {
-        let checked = self.try_password(name, password, address).await;
-        let outcome = match &checked {
-            Ok(_) => "ok",
-            Err(Refusal::BadCredentials) => "bad_credentials",
-            Err(Refusal::RateLimited { .. }) => "rate_limited",
-            Err(_) => "overloaded",
-        };
-        metrics::counter!("tertulia_logins_total", "outcome" => outcome).increment(1);
-        if checked.is_err() {
-            // What is no name may be a password in the wrong field.
-            let name = UserName::parse(name).map_or("(no name)".to_owned(), |it| it.to_string());
-            tracing::info!(target: "audit", event = "login_failed", user = %name, %address, outcome);
+        let checked = self.try_password(name, password, origin.address).await;
+        match &checked {
+            Ok(_) => count_login(audit::OK),
+            Err(refusal) => note_login_refused(event, name, refusal, origin),
         }
         checked
     }
@@ -229,12 +274,13 @@ impl Broker {
         }
     }
 
-    /// Whether the user is the same, with the same password, and not disabled.
+    /// Whether the user is the same, with the same password, not disabled, nor has been meanwhile.
     fn is_as_checked(&self, name: &UserName, checked: &User) -> bool {
         self.catalog.user(name).is_some_and(|record| {
             record.user().is_some_and(|now| {
                 now.id == checked.id
                     && now.password_version == checked.password_version
+                    && now.sessions_epoch == checked.sessions_epoch
                     && !now.disabled
             })
         })
@@ -301,8 +347,23 @@ fn session_ms(ttl_seconds: i32) -> Answer<u64> {
     }
 }
 
-fn caller(name: UserName, user: &User) -> Caller {
-    Caller { user: user.id, name, admin: user.admin, credential: Credential::Password }
+fn caller(name: UserName, user: &User, origin: &Origin) -> Caller {
+    let (credential, origin) = (Credential::Password, origin.clone());
+    Caller { user: user.id, name, admin: user.admin, credential, origin }
+}
+
+/// An address as a session's record holds it.
+fn address_text(address: IpAddr) -> String {
+    address.to_canonical().to_string()
+}
+
+fn count_login(outcome: &'static str) {
+    metrics::counter!("tertulia_logins_total", "outcome" => outcome).increment(1);
+}
+
+fn note_login_refused(event: &'static str, name: &str, refusal: &Refusal, origin: &Origin) {
+    count_login(audit::outcome(refusal));
+    audit::note_refused(event, name, refusal, origin);
 }
 
 #[cfg(test)]

@@ -2,12 +2,12 @@
 
 use super::receipts::{Receipt, fingerprint};
 use super::receive::clamp;
+use super::sources::{Address, Reading, Source};
 use super::{Answer, Broker, Caller, Fault, Refusal};
 use crate::base::limits;
-use crate::base::names::QueueName;
-use crate::protocol::op::{SettleAction, SettleItem};
+use crate::protocol::op::{ReleaseOutcome, SettleAction, SettleItem};
 use crate::protocol::record::Right;
-use crate::replication::coordinator::{Settled, StreamRef};
+use crate::replication::settling::Settled;
 use std::collections::BTreeSet;
 
 /// What to do with one receipt.
@@ -31,8 +31,10 @@ pub enum Action {
     },
     /// Give it back.
     Release {
-        /// Whether that counts as a failure.
-        failed: bool,
+        /// What became of it.
+        outcome: ReleaseOutcome,
+        /// Seconds for which it is not due; none: at once, or the back-off after a failure.
+        delay_seconds: Option<i32>,
     },
 }
 
@@ -73,17 +75,15 @@ impl Broker {
     pub async fn settle(
         &self,
         by: &Caller,
-        queue: &str,
+        source: Source<'_>,
         settlements: Vec<Settlement>,
     ) -> Answer<Vec<Verdict>> {
-        let (name, record) = self.queue_for(by, queue, Right::Receive)?;
-        let value = record.queue().ok_or(Refusal::QueueNotFound)?;
+        let reading = self.reading(by, source, Right::Receive)?;
         check_batch(&settlements)?;
-        let stream = self.stream_of(&record, value)?;
         let began_ms = self.clock.boottime_ms();
         let now_ms = self.clock.wall_ms();
         let opened: Vec<Result<Receipt, Verdict>> =
-            settlements.iter().map(|s| self.judge_receipt(&name, &stream, &s.receipt)).collect();
+            settlements.iter().map(|s| self.judge_receipt(&reading, &s.receipt)).collect();
         let (mut in_time, mut late) = (Vec::new(), Vec::new());
         for (i, receipt) in opened.iter().enumerate() {
             if let Ok(receipt) = receipt {
@@ -95,12 +95,13 @@ impl Broker {
         let mut settled = vec![None; settlements.len()];
         for (group, is_late) in [(in_time, false), (late, true)] {
             let items = group.iter().map(|(_, item)| *item).collect();
-            let outcomes = self.coordinator.settle(&stream, items, is_late).await;
+            let settling = self.coordinator.settle(&reading.stream, reading.reader, items, is_late);
+            let outcomes = settling.await;
             for ((i, _), outcome) in group.into_iter().zip(outcomes) {
                 settled[i] = Some(outcome);
             }
         }
-        self.after_settling(&name);
+        self.after_settling(&reading.address);
         let elapsed_ms = self.clock.boottime_ms().saturating_sub(began_ms);
         let verdict = |(i, opened): (usize, Result<Receipt, Verdict>)| match opened {
             Err(verdict) => verdict,
@@ -109,30 +110,25 @@ impl Broker {
                 let outcome = settled[i].unwrap_or(Settled::Unknown);
                 count(action, outcome);
                 self.tell_consumer(&receipt, action, outcome);
-                self.verdict(&name, &receipt, action, outcome, elapsed_ms)
+                self.verdict(&reading.address, &receipt, action, outcome, elapsed_ms)
             }
         };
         Ok(opened.into_iter().enumerate().map(verdict).collect())
     }
 
-    fn judge_receipt(
-        &self,
-        name: &QueueName,
-        stream: &StreamRef,
-        text: &str,
-    ) -> Result<Receipt, Verdict> {
+    fn judge_receipt(&self, reading: &Reading, text: &str) -> Result<Receipt, Verdict> {
         let receipt = self.open_receipt(text).ok_or(Verdict::Invalid)?;
-        if receipt.generation == stream.generation {
+        if receipt.generation == reading.stream.generation && receipt.reader == reading.reader {
             return Ok(receipt);
         }
-        // Of an earlier queue of this name: its messages are gone. Of another queue: no proof.
-        let earlier = receipt.queue == fingerprint(name);
+        // Of an earlier creation of this name: its messages are gone. Of another one: no proof.
+        let earlier = receipt.address == fingerprint(&reading.address);
         Err(if earlier { Verdict::Lost } else { Verdict::Invalid })
     }
 
     fn verdict(
         &self,
-        name: &QueueName,
+        address: &Address,
         receipt: &Receipt,
         action: Action,
         outcome: Settled,
@@ -156,7 +152,7 @@ impl Broker {
             }
             Settled::Lost => Verdict::Lost,
             Settled::Unknown => Verdict::Unknown,
-            Settled::Refused(why) => Verdict::Refused(self.refusal_of(name, why)),
+            Settled::Refused(why) => Verdict::Refused(self.refusal_of(address, why)),
         }
     }
 }
@@ -167,7 +163,10 @@ fn item_of(receipt: &Receipt, action: Action) -> SettleItem {
         Action::Extend { lease_seconds } => {
             SettleAction::Extend { duration_ms: u64::try_from(lease_seconds).unwrap_or(0) * 1_000 }
         }
-        Action::Release { failed } => SettleAction::Release { failed },
+        Action::Release { outcome, delay_seconds } => {
+            let ms = |seconds: i32| u64::try_from(seconds).unwrap_or(0) * 1_000;
+            SettleAction::Release { outcome, delay_ms: delay_seconds.map(ms) }
+        }
     };
     receipt.item(action)
 }

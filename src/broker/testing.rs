@@ -115,13 +115,19 @@ pub(crate) async fn user(broker: &Broker, name: &str) -> Caller {
     let entry = broker.register(None, HERE, name, PASSWORD).await.unwrap();
     let (name, _) = broker.catalog.user_by_id(entry.value.id).unwrap();
     let admin = entry.value.admin;
-    Caller { user: entry.value.id, name, admin, credential: Credential::Password }
+    Caller {
+        user: entry.value.id,
+        name,
+        admin,
+        credential: Credential::Password,
+        origin: HERE.into(),
+    }
 }
 
 /// Logs a user in.
 pub(crate) async fn log_in(broker: &Broker, name: &str) -> Caller {
     let new = broker.log_in(name, PASSWORD, 600, HERE).await.unwrap();
-    broker.authenticate_bearer(new.token.as_str()).unwrap()
+    broker.authenticate_bearer(new.token.as_str(), HERE).unwrap()
 }
 
 /// The first field that is wrong.

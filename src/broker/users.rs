@@ -1,10 +1,12 @@
 //! Users: who they are, their passwords, and who administers.
 
+use super::audit::{Act, OK, note_refused};
 use super::changes::{Step, free_draft};
 use super::cursors::{List, page_limit};
-use super::{Answer, Broker, Caller, Credential, Entry, Fault, Page, Refusal, check_if_match};
-use crate::base::ids::{Generation, UserId};
-use crate::base::limits::QUEUES_PER_USER_MAX;
+use super::{
+    Answer, Broker, Caller, Credential, Entry, Fault, Origin, Page, Refusal, check_if_match,
+};
+use crate::base::ids::{Generation, SessionId, UserId};
 use crate::base::names::UserName;
 use crate::metadata::Draft;
 use crate::protocol::record::{Kind, Record, RecordKey, State, User, Value};
@@ -27,7 +29,7 @@ pub struct UserPatch {
     pub disabled: Option<bool>,
 }
 
-/// What becomes of a deleted user's queues.
+/// What becomes of a deleted user's queues and topics. Its subscriptions go with it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Owned {
     /// While there are any, the user is not deleted.
@@ -53,7 +55,22 @@ impl Broker {
     pub async fn register(
         &self,
         by: Option<&Caller>,
-        address: IpAddr,
+        origin: impl Into<Origin>,
+        name: &str,
+        password: &str,
+    ) -> Answer<Entry<User>> {
+        let origin = origin.into();
+        let registered = self.try_register(by, &origin, name, password).await;
+        if let Err(refusal) = &registered {
+            note_refused("register", name, refusal, &origin);
+        }
+        registered
+    }
+
+    async fn try_register(
+        &self,
+        by: Option<&Caller>,
+        origin: &Origin,
         name: &str,
         password: &str,
     ) -> Answer<Entry<User>> {
@@ -63,45 +80,15 @@ impl Broker {
         }
         let name = new_user(name, password)?;
         if !by_admin {
-            self.registrations.take(&rate_key(address), self.clock.boottime_ms())?;
+            self.registrations.take(&rate_key(origin.address), self.clock.boottime_ms())?;
         }
         self.create_user(&name, password, false).await?;
-        tracing::info!(target: "audit", event = "register", user = %name, %address);
-        self.crown_first_admin(&name).await?;
+        let actor = by.map_or(name.as_str(), |by| by.name.as_str());
+        let object = ("user", name.as_str());
+        Act { event: "register", actor, object, outcome: OK, detail: "" }.note(origin);
+        self.crown_first_admin().await?;
         let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
         entry(&name, record)
-    }
-
-    /// Makes sure that the configured administrator exists and is one. The password is set only
-    /// when the user is made by this call. For the start.
-    ///
-    /// # Errors
-    /// `Invalid` when name or password may not be, `Overloaded`, `NotEnoughReplicas`.
-    pub async fn ensure_admin(&self, name: &str, password: &str) -> Answer<()> {
-        let name = UserName::parse(name)
-            .map_err(|e| Refusal::invalid("username", "name", e.to_string()))?;
-        if self.catalog.user(&name).is_none() {
-            new_user(name.as_str(), password)?;
-            match self.create_user(&name, password, true).await {
-                // Another was faster: then it must be made one.
-                Ok(()) | Err(Refusal::NameTaken { .. }) => {}
-                Err(refusal) => return Err(refusal),
-            }
-        }
-        // Somebody else may have taken the name: who is made administrator proves to be meant.
-        let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
-        let user = record.user().ok_or(Refusal::UserNotFound)?;
-        if !user.admin {
-            let busy = |_| Refusal::Overloaded { why: "too many passwords are being checked" };
-            let proved = self.passwords.verify(password, Some(&user.password)).await;
-            if !proved.map_err(busy)? {
-                return Err(Refusal::NameTaken { what: "user" });
-            }
-        }
-        if self.make_admin(&name).await? {
-            tracing::info!(target: "audit", event = "admin", user = %name, "as configured");
-        }
-        Ok(())
     }
 
     /// A user, for itself or an administrator; `me` is the caller.
@@ -154,7 +141,6 @@ impl Broker {
         name: &str,
         patch: UserPatch,
         if_match: Option<&str>,
-        address: IpAddr,
     ) -> Answer<Entry<User>> {
         let name = self.user_for(by, name)?;
         if patch.admin.is_some() || patch.disabled.is_some() {
@@ -163,13 +149,14 @@ impl Broker {
         let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
         let id = record.user().ok_or(Refusal::UserNotFound)?.id;
         check_if_match(if_match, &record)?;
-        let known_version = self.check_current(by, &name, &record, &patch, address).await?;
+        let known_version = self.check_current(by, &name, &record, &patch).await?;
         let password = match &patch.password {
             Some(password) => Some(self.hash(password).await?),
             None => None,
         };
         let _admins = self.admins.lock().await;
         let mut ends_sessions = false;
+        let mut changed = false;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, user) = live_user(latest)?;
             check_if_match(if_match, latest)?;
@@ -184,22 +171,27 @@ impl Broker {
             if known_version.is_some_and(|version| version != user.password_version) {
                 return Err(wrong_password());
             }
-            let next = self.patched(user, &patch, password.as_deref())?;
+            let mut next = self.patched(user, &patch, password.as_deref())?;
             ends_sessions = password.is_some() || (next.disabled && !user.disabled);
-            if next == *user {
+            changed = next != *user;
+            if !changed {
                 return Ok(Step::Keep(Arc::clone(latest)));
+            }
+            if ends_sessions {
+                next.sessions_epoch += 1;
+                next.spared = self.session_to_spare(by, user).filter(|_| !next.disabled);
             }
             let next = User { updated_ms: self.clock.wall_ms(), ..next };
             Ok(Step::Write(live(latest.generation, next)))
         };
         let record = self.alter(&user_key(&name), rule).await?;
-        if ends_sessions {
-            self.end_sessions_but_own(by, &record).await?;
+        if changed {
+            note_update(by, &name, &patch);
         }
-        tracing::info!(
-            target: "audit", event = "update_user", user = %name, by = %by.name, %address,
-            password = password.is_some(), admin = ?patch.admin, disabled = ?patch.disabled,
-        );
+        if ends_sessions {
+            // They are over already: this only clears their records away.
+            self.clear_ended_sessions(&record).await?;
+        }
         entry(&name, record)
     }
 
@@ -219,9 +211,9 @@ impl Broker {
         let record = self.catalog.user(&name).ok_or(Refusal::UserNotFound)?;
         let user = record.user().ok_or(Refusal::UserNotFound)?;
         check_if_match(if_match, &record)?;
-        // Now, so that no queue goes for a user who stays; and below, where the lock makes it sure.
+        // Now, so that nothing goes for a user who stays; and below, where the lock makes it sure.
         self.require_another_admin(user)?;
-        self.give_up_queues(&name, user, &owned).await?;
+        self.give_up_objects(&name, user, &owned).await?;
         let _admins = self.admins.lock().await;
         let rule = |latest: Option<&Arc<Record>>| {
             let (latest, now) = live_user(latest)?;
@@ -236,9 +228,10 @@ impl Broker {
             Ok(Step::Write(free_draft(latest)))
         };
         self.alter(&user_key(&name), rule).await?;
-        // A queue may have come between: later ones are refused, as their owner is gone.
-        self.give_up_queues(&name, user, &Owned::Delete).await?;
-        tracing::info!(target: "audit", event = "delete_user", user = %name, by = %by.name);
+        // Something may have come between: later ones are refused, as their owner is gone.
+        self.give_up_objects(&name, user, &Owned::Delete).await?;
+        self.end_subscriptions_by(user.id).await?;
+        by.note("delete_user", ("user", name.as_str()), "");
         let sessions = self.catalog.sessions_of(user.id);
         let api_keys = self.catalog.api_keys_of(user.id);
         let keys = sessions.into_iter().chain(api_keys).map(|(key, _)| key).collect();
@@ -257,7 +250,12 @@ impl Broker {
         Ok(name)
     }
 
-    async fn create_user(&self, name: &UserName, password: &str, admin: bool) -> Answer<()> {
+    pub(super) async fn create_user(
+        &self,
+        name: &UserName,
+        password: &str,
+        admin: bool,
+    ) -> Answer<()> {
         let key = user_key(name);
         let taken =
             |latest: Option<&Arc<Record>>| latest.is_some_and(|record| record.state != State::Free);
@@ -280,65 +278,12 @@ impl Broker {
                 disabled: false,
                 created_ms: now_ms,
                 updated_ms: now_ms,
+                sessions_epoch: 0,
+                spared: None,
             };
             Ok(Step::Write(live(Generation::random(rng), user)))
         };
         self.alter(&key, rule).await.map(|_| ())
-    }
-
-    /// Sees to it that somebody administers: by a register of its own, so that two nodes make one.
-    /// It is decided after the user exists; whoever finds that a crash came between completes it.
-    async fn crown_first_admin(&self, candidate: &UserName) -> Answer<()> {
-        let needed = || !self.settings.admin_configured && self.catalog.count_admins() == 0;
-        if !needed() {
-            return Ok(());
-        }
-        let candidate = self.catalog.user(candidate).ok_or(Refusal::UserNotFound)?;
-        let candidate = candidate.user().ok_or(Refusal::UserNotFound)?.id;
-        let rng = &*self.rng;
-        let rule = |latest: Option<&Arc<Record>>| {
-            if let Some(latest) = latest
-                && let Value::FirstAdmin(first) = &latest.value
-                && self.catalog.user_by_id(*first).is_some()
-            {
-                return Ok(Step::Keep(Arc::clone(latest)));
-            }
-            let generation = latest.map_or_else(|| Generation::random(rng), |it| it.generation);
-            let value = Value::FirstAdmin(candidate);
-            Ok(Step::Write(Draft { generation, state: State::Live, value }))
-        };
-        let key = RecordKey::new(Kind::FirstAdmin, Vec::new());
-        let _admins = self.admins.lock().await;
-        if !needed() {
-            return Ok(());
-        }
-        let first = self.alter(&key, rule).await?;
-        if let Value::FirstAdmin(first) = first.value
-            && let Some((name, _)) = self.catalog.user_by_id(first)
-            && self.make_admin(&name).await?
-        {
-            tracing::info!(
-                target: "audit", event = "first_admin", user = %name,
-                "the first user of this cluster became its administrator",
-            );
-        }
-        Ok(())
-    }
-
-    /// Answers whether it was none before.
-    async fn make_admin(&self, name: &UserName) -> Answer<bool> {
-        let mut news = false;
-        let rule = |latest: Option<&Arc<Record>>| {
-            let (latest, user) = live_user(latest)?;
-            news = !user.admin;
-            if user.admin {
-                return Ok(Step::Keep(Arc::clone(latest)));
-            }
-            let next = User { admin: true, updated_ms: self.clock.wall_ms(), ..user.clone() };
-            Ok(Step::Write(live(latest.generation, next)))
-        };
-        self.alter(&user_key(name), rule).await?;
-        Ok(news)
     }
 
     /// Checks the password in the patch, and for the own one also the old one; answers the version
@@ -349,7 +294,6 @@ impl Broker {
         name: &UserName,
         record: &Record,
         patch: &UserPatch,
-        address: IpAddr,
     ) -> Answer<Option<u64>> {
         let Some(password) = &patch.password else { return Ok(None) };
         check_password_rule(name.as_str(), password)
@@ -362,7 +306,7 @@ impl Broker {
             let message = "changing the own password needs the current one";
             return Err(Refusal::invalid("current_password", "required", message));
         };
-        match self.check_password(name.as_str(), current, address).await {
+        match self.check_password(name.as_str(), current, &by.origin, "set_password").await {
             Ok(_) => Ok(Some(user.password_version)),
             Err(Refusal::BadCredentials) => Err(wrong_password()),
             Err(refusal) => Err(refusal),
@@ -396,44 +340,19 @@ impl Broker {
         Ok(())
     }
 
-    async fn end_sessions_but_own(&self, by: &Caller, record: &Record) -> Answer<()> {
-        let Some(user) = record.user() else { return Ok(()) };
-        let own = match &by.credential {
-            Credential::Session { key, .. } if by.user == user.id && !user.disabled => Some(key),
-            _ => None,
-        };
-        let sessions = self.catalog.sessions_of(user.id).into_iter().map(|(key, _)| key);
-        self.free_all(sessions.filter(|key| Some(key) != own).collect()).await?;
-        Ok(())
+    /// The session that a user changes its own password from, if it still is one.
+    fn session_to_spare(&self, by: &Caller, user: &User) -> Option<SessionId> {
+        let Credential::Session { key, .. } = &by.credential else { return None };
+        let record = self.catalog.live(key)?;
+        record.session().filter(|session| user.keeps(session)).map(|session| session.id)
     }
 
-    async fn give_up_queues(&self, name: &UserName, user: &User, owned: &Owned) -> Answer<()> {
-        let queues = self.catalog.queues_of(user.id);
-        match owned {
-            Owned::Refuse if queues.is_empty() => Ok(()),
-            Owned::Refuse => Err(Refusal::StillOwns { count: queues.len() }),
-            Owned::Delete => {
-                for (queue, record) in queues {
-                    self.delete_owned_queue(&queue, &record).await?;
-                }
-                Ok(())
-            }
-            Owned::Transfer(to) => {
-                if to == name {
-                    let message = "the new owner is the user to be deleted";
-                    return Err(Refusal::invalid("query.new_owner", "same", message));
-                }
-                let heir = self.catalog.user(to).ok_or(Refusal::UserNotFound)?;
-                let heir = heir.user().ok_or(Refusal::UserNotFound)?.id;
-                if self.catalog.count_queues_of(heir) + queues.len() > QUEUES_PER_USER_MAX {
-                    return Err(Refusal::Quota { what: "queues", limit: QUEUES_PER_USER_MAX });
-                }
-                for (queue, _) in queues {
-                    self.transfer_queue(&queue, user.id, heir).await?;
-                }
-                Ok(())
-            }
-        }
+    async fn clear_ended_sessions(&self, record: &Record) -> Answer<()> {
+        let Some(user) = record.user() else { return Ok(()) };
+        let sessions = self.catalog.sessions_of(user.id).into_iter();
+        let ended = sessions.filter(|(_, it)| it.session().is_some_and(|it| !user.keeps(it)));
+        self.free_all(ended.map(|(key, _)| key).collect()).await?;
+        Ok(())
     }
 }
 
@@ -458,11 +377,11 @@ pub(super) fn rate_key(address: IpAddr) -> IpAddr {
     }
 }
 
-fn live(generation: Generation, user: User) -> Draft {
+pub(super) fn live(generation: Generation, user: User) -> Draft {
     Draft { generation, state: State::Live, value: Value::User(user) }
 }
 
-fn live_user(latest: Option<&Arc<Record>>) -> Answer<(&Arc<Record>, &User)> {
+pub(super) fn live_user(latest: Option<&Arc<Record>>) -> Answer<(&Arc<Record>, &User)> {
     let latest = latest.ok_or(Refusal::UserNotFound)?;
     Ok((latest, latest.user().ok_or(Refusal::UserNotFound)?))
 }
@@ -472,11 +391,25 @@ fn entry(name: &UserName, record: Arc<Record>) -> Answer<Entry<User>> {
     Ok(Entry { name: name.to_string(), record, value })
 }
 
+/// Notes what an update changed, each kind of change by its own name.
+fn note_update(by: &Caller, name: &UserName, patch: &UserPatch) {
+    let object = ("user", name.as_str());
+    if patch.password.is_some() {
+        by.note("set_password", object, "");
+    }
+    let flag = |what: &str, given: Option<bool>| given.map(|yes| format!("{what}={yes}"));
+    let flags = [flag("admin", patch.admin), flag("disabled", patch.disabled)];
+    let flags = flags.into_iter().flatten().collect::<Vec<_>>().join(" ");
+    if !flags.is_empty() {
+        by.note("update_user", object, &flags);
+    }
+}
+
 fn wrong_password() -> Refusal {
     Refusal::invalid("current_password", "wrong", "this is not the current password")
 }
 
-fn new_user(name: &str, password: &str) -> Answer<UserName> {
+pub(super) fn new_user(name: &str, password: &str) -> Answer<UserName> {
     let parsed = UserName::parse(name);
     let bad_name = parsed.clone().err().map(|e| Fault::new("username", "name", e.to_string()));
     let bad_password = check_password_rule(name, password).err();

@@ -2,8 +2,9 @@
 //!
 //! Knows: verbs, flags, exit codes, what a person is told.
 //! Must not know: how anything works inside.
-//! Way in: `main`. Way out: `node`, `config`, `telemetry`, `api::spec`.
+//! Way in: `main`. Way out: `node`, `bench`, `config`, `telemetry`, `api::spec`.
 
+mod bench;
 mod serve;
 
 use crate::config::Overrides;
@@ -12,6 +13,8 @@ use std::path::PathBuf;
 
 /// Something failed.
 pub const FAILURE: u8 = 1;
+/// The command line is wrong; of `bench` also: messages were lost.
+pub const USAGE: u8 = 2;
 /// The settings make no sense.
 pub const CONFIGURATION: u8 = 3;
 /// The data folder is in use, or made with another secret.
@@ -42,6 +45,8 @@ enum Verb {
     },
     /// Print the certificate that clients of this node trust
     Ca(ServeFlags),
+    /// Load a running broker, and check that nothing is lost
+    Bench(Box<bench::BenchFlags>),
 }
 
 #[derive(Clone, Debug, Default, Args)]
@@ -111,6 +116,7 @@ pub fn run() -> u8 {
             serve::print(&if yaml { crate::api::spec::yaml() } else { crate::api::spec::json() })
         }
         Some(Verb::Ca(flags)) => serve::ca(&flags),
+        Some(Verb::Bench(flags)) => bench::bench(&flags),
     };
     match done {
         Ok(()) => 0,

@@ -122,10 +122,6 @@ fn parts(settings: &Settings) -> Result<Parts, Ends> {
         text.with_context(|| path.display().to_string())
             .map_err(|error| Ends { code: CONFIGURATION, error })
     };
-    if let Some(files) = &settings.http.certificate {
-        let chain = read(&files.certificate_file)?;
-        parts.certificate = Some((chain.to_string(), read(&files.key_file)?));
-    }
     if let Some(admin) = &settings.auth.first_admin {
         let text = read(&admin.password_file)?;
         let password = text.trim_end_matches(['\r', '\n']);
@@ -138,6 +134,11 @@ async fn run(settings: Settings) -> Result<(), Ends> {
     let fails = |error: std::io::Error| Ends::with(FAILURE, error);
     let mut terminate = signal(SignalKind::terminate()).map_err(fails)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(fails)?;
+    // Elsewhere SIGHUP ends the process, as a closed terminal should.
+    let hangup = match &settings.http.certificate {
+        Some(_) => Some(signal(SignalKind::hangup()).map_err(fails)?),
+        None => None,
+    };
     let mut parts = parts(&settings)?;
     let keys = Keys::derive(&parts.secret, &settings.cluster.name);
     let ca = ClientCa::derive(&keys, &settings.cluster.name).pem();
@@ -154,7 +155,7 @@ async fn run(settings: Settings) -> Result<(), Ends> {
     let node = Node::start(parts, settings.clone()).await.map_err(|error| {
         let code = match &error {
             StartError::WrongSecret { .. } => FOLDER,
-            StartError::Nobody | StartError::Admin(_) | StartError::Tls(_) => CONFIGURATION,
+            StartError::Nobody | StartError::Admin(_) | StartError::Certificate(_) => CONFIGURATION,
             _ => FAILURE,
         };
         Ends::with(code, error)
@@ -165,6 +166,7 @@ async fn run(settings: Settings) -> Result<(), Ends> {
     let drain = tokio::select! {
         () = asked(&mut terminate, &mut interrupt) => true,
         _ = failed.wait_for(|failed| *failed) => false,
+        () = looking(&node, hangup) => false,
     };
     if !drain {
         // Nothing that was written since the last fsync may be believed: end at once [R7].
@@ -183,6 +185,16 @@ async fn asked(terminate: &mut Signal, interrupt: &mut Signal) {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}
     }
+}
+
+/// Looks at the operator's certificate on each SIGHUP, for ever.
+async fn looking(node: &Node, hangup: Option<Signal>) {
+    if let Some(mut hangup) = hangup {
+        while hangup.recv().await.is_some() {
+            node.look_at_certificate().await;
+        }
+    }
+    std::future::pending().await
 }
 
 /// What a newcomer is told: where to click, and a first command that works as it stands.

@@ -94,6 +94,38 @@ impl IntervalSet {
         self.intervals.iter().map(|(&first, &last)| (first, last))
     }
 
+    /// Takes out every number that is in the other set; tells how many.
+    pub fn subtract(&mut self, other: &Self) -> u64 {
+        let mut taken = 0;
+        for (first, last) in other.intervals() {
+            taken += self.remove_range(first, last);
+        }
+        taken
+    }
+
+    fn remove_range(&mut self, first: u64, last: u64) -> u64 {
+        let mut taken = 0;
+        // What begins before the range and reaches into it is cut.
+        if let Some((&f, &l)) = self.intervals.range(..first).next_back()
+            && l >= first
+        {
+            self.intervals.insert(f, first - 1);
+            taken += l.min(last) - first + 1;
+            if l > last {
+                self.intervals.insert(last + 1, l);
+                return taken;
+            }
+        }
+        while let Some((&f, &l)) = self.intervals.range(first..=last).next() {
+            self.intervals.remove(&f);
+            taken += l.min(last) - f + 1;
+            if l > last {
+                self.intervals.insert(last + 1, l);
+            }
+        }
+        taken
+    }
+
     /// The union: commutative, associative, idempotent.
     pub fn merge(&mut self, other: &Self) {
         for (first, last) in other.intervals() {

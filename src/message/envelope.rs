@@ -1,11 +1,12 @@
 //! The envelope: a clear header, bound to a sealed content.
 
 use crate::base::hlc::Hlc;
-use crate::base::ids::{Generation, UserId};
+use crate::base::ids::{Generation, SubscriptionId, UserId};
 use crate::crdt::dot::Dot;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// The format that today's envelopes carry in the bytes bound to their seal.
 const FORMAT: u8 = 1;
@@ -52,7 +53,39 @@ pub struct Content {
     pub content_type: String,
     /// Named values beside the body.
     pub attributes: BTreeMap<String, String>,
+    /// Words by which filters choose.
+    pub routing_key: Option<String>,
+    /// Messages of one group go out one at a time, where the queue says so.
+    pub group: Option<String>,
+    /// The topic it was published to, when it came by a link.
+    pub topic: Option<String>,
+    /// Where and why it died, when it was moved here for that.
+    pub died: Option<Died>,
 }
+
+/// Where and why a message died.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Died {
+    /// The queue, or topic and subscription, in which it died.
+    pub place: String,
+    /// Why.
+    pub reason: DeathReason,
+    /// Wall time, in ms.
+    pub died_ms: u64,
+}
+
+/// Why a message is dead.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum DeathReason {
+    /// It failed as often as its queue allows.
+    MaxFailures,
+    /// A consumer called it poison.
+    Poison,
+}
+
+/// A keyed hash of a group's name: replicas tell groups apart without knowing them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub struct GroupHash(pub [u8; 16]);
 
 impl Content {
     /// Bytes that count against a queue's `max_message_bytes`.
@@ -90,6 +123,52 @@ pub struct Header {
     pub sent_ms: u64,
     /// What "the same message" means: keyed over content and sender, never the ciphertext [F2].
     pub content_mac: [u8; 32],
+    /// It is due this long after a replica stored it, in ms. A duration, as all that travels [R22].
+    pub delay_ms: u64,
+    /// It is dropped this long after a replica stored it, in ms; 0: by its queue's retention only.
+    pub ttl_ms: u64,
+    /// Its group.
+    pub group: Option<GroupHash>,
+    /// Roads it has come by: a copy of a copy ends somewhere.
+    pub hop: u8,
+    /// The version of the subscription set on which `matched` was decided; 0 in queues.
+    pub set_version: u64,
+    /// The subscriptions that get it; for the others it is settled. Empty in queues.
+    pub matched: Vec<SubscriptionId>,
+}
+
+/// A message as a replica keeps it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Kept {
+    /// The replica's service clock when it stored the message, in ms: delay, time to live and
+    /// retention count from here [F11].
+    pub received_ms: u64,
+    /// The message.
+    pub envelope: Arc<Envelope>,
+}
+
+impl Kept {
+    /// Its bytes, as stored.
+    #[must_use]
+    pub fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(&(self.received_ms, &*self.envelope))
+            .expect("an envelope always encodes")
+    }
+
+    /// Reads what `to_bytes` wrote.
+    #[must_use]
+    pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (received_ms, envelope): (u64, Envelope) = postcard::from_bytes(bytes).ok()?;
+        Some(Self { received_ms, envelope: Arc::new(envelope) })
+    }
+
+    /// When it is dropped, on the replica's service clock, in ms.
+    #[must_use]
+    pub fn ends_ms(&self, retention_ms: u64) -> u64 {
+        let ttl_ms = self.envelope.header.ttl_ms;
+        let life_ms = if ttl_ms == 0 { retention_ms } else { ttl_ms.min(retention_ms) };
+        self.received_ms.saturating_add(life_ms)
+    }
 }
 
 /// A stored message.
@@ -141,6 +220,12 @@ mod tests {
             hlc,
             sent_ms: 4,
             content_mac: [8; 32],
+            delay_ms: 5,
+            ttl_ms: 6,
+            group: Some(GroupHash([1; 16])),
+            hop: 0,
+            set_version: 2,
+            matched: vec![SubscriptionId([3; 16])],
         };
         Envelope { header, nonce: [9; 12], sealed: Bytes::from_static(b"xyz") }
     }
@@ -153,10 +238,17 @@ mod tests {
         expected.extend(b"\x05alice");
         expected.extend([4, 5, 1, 4]);
         expected.extend([8; 32]);
+        expected.extend([5, 6, 1]);
+        expected.extend([1; 16]);
+        expected.extend([0, 2, 1]);
+        expected.extend([3; 16]);
         expected.extend([9; 12]);
         expected.extend(b"\x03xyz");
         assert_eq!(bytes, expected);
         assert_eq!(Envelope::from_bytes(&bytes), Some(envelope()));
+        let kept = Kept { received_ms: 7, envelope: Arc::new(envelope()) };
+        assert_eq!(kept.to_bytes(), [&[7], &bytes[..]].concat());
+        assert_eq!(Kept::from_bytes(&kept.to_bytes()), Some(kept));
     }
 
     #[test]
@@ -173,6 +265,10 @@ mod tests {
             body: Body::Text("añ".into()),
             content_type: "a/b".into(),
             attributes: BTreeMap::from([("k".into(), "vv".into())]),
+            routing_key: None,
+            group: None,
+            topic: None,
+            died: None,
         };
         assert_eq!(content.size(), 3 + 3 + 3);
         assert_eq!(Content::from_bytes(&content.to_bytes()), Some(content.clone()));

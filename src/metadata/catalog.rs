@@ -3,8 +3,9 @@
 use super::index::{ByUser, Index};
 use crate::base::ids::{Generation, SessionId, UserId};
 use crate::base::limits::SWEEP_BATCH_MAX;
-use crate::base::names::{QueueName, UserName};
+use crate::base::names::{QueueName, SubscriptionName, TopicName, UserName};
 use crate::protocol::record::{Kind, Record, RecordKey, State};
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use tokio::sync::watch;
@@ -77,13 +78,90 @@ impl Catalog {
         self.live(&RecordKey::new(Kind::Queue, name.as_str()))
     }
 
-    /// A live queue, by the generation that its data is keyed by.
+    /// A live topic, by name.
     #[must_use]
-    pub fn queue_by_generation(&self, generation: Generation) -> Option<(QueueName, Arc<Record>)> {
+    pub fn topic(&self, name: &TopicName) -> Option<Arc<Record>> {
+        self.live(&RecordKey::new(Kind::Topic, name.as_str()))
+    }
+
+    /// A live subscription of a live topic, by their names: one of an earlier creation of the topic
+    /// is not there.
+    #[must_use]
+    pub fn subscription(&self, topic: &TopicName, name: &SubscriptionName) -> Option<Arc<Record>> {
+        let topic_record = self.topic(topic)?;
+        let record = self.live(&RecordKey::subscription(topic.as_str(), name.as_str()))?;
+        (record.subscription()?.topic == topic_record.generation).then_some(record)
+    }
+
+    /// A queue or a topic by the generation that its data is keyed by: live, or sealed and not yet
+    /// free.
+    #[must_use]
+    pub fn stream_by_generation(&self, generation: Generation) -> Option<(RecordKey, Arc<Record>)> {
         let index = self.read();
-        let name = index.queues.get(&generation)?;
-        let record = index.records.get(&RecordKey::new(Kind::Queue, name.as_str()))?;
-        Some((name.clone(), Arc::clone(record.value())))
+        let key = index.streams.get(&generation)?;
+        Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
+    }
+
+    /// A subscription by its own creation, live or sealed.
+    #[must_use]
+    pub fn subscription_by_generation(
+        &self,
+        generation: Generation,
+    ) -> Option<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        let key = index.readers.get(&generation)?;
+        Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
+    }
+
+    /// The subscriptions of one creation of a topic, live and sealed, in the order of names; at
+    /// most a little over 1,000.
+    #[must_use]
+    pub fn subscriptions_of(&self, topic: Generation) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        records_of(&index, index.subscriptions.get(&topic))
+    }
+
+    /// How many subscriptions one creation of a topic has, sealed ones counted.
+    #[must_use]
+    pub fn count_subscriptions_of(&self, topic: Generation) -> usize {
+        self.read().subscriptions.get(&topic).map_or(0, BTreeSet::len)
+    }
+
+    /// The subscriptions that deliver into any queue, live and sealed.
+    #[must_use]
+    pub fn linked(&self) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        index.links.values().flat_map(|keys| records_of(&index, Some(keys))).collect()
+    }
+
+    /// The subscriptions that deliver into one creation of a queue, live and sealed.
+    #[must_use]
+    pub fn links_into(&self, queue: Generation) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        records_of(&index, index.links.get(&queue))
+    }
+
+    /// The subscriptions that a user made, live and sealed.
+    #[must_use]
+    pub fn subscriptions_by(&self, user: UserId) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        records_of(&index, index.subscribed.get(&user))
+    }
+
+    /// The live subscriptions that are not yet in the set of their topic.
+    #[must_use]
+    pub fn starting(&self) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        records_of(&index, Some(&index.starting))
+    }
+
+    /// Up to 500 live subscriptions whose topic, queue or maker is gone.
+    #[must_use]
+    pub fn strays(&self) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        let record_of =
+            |key: &RecordKey| Some((key.clone(), Arc::clone(index.records.get(key)?.value())));
+        index.strays.iter().take(SWEEP_BATCH_MAX).filter_map(record_of).collect()
     }
 
     /// Up to `limit` live records of a kind whose names begin with `prefix` and lie after `after`,
@@ -166,7 +244,25 @@ impl Catalog {
     /// How many live queues a user owns.
     #[must_use]
     pub fn count_queues_of(&self, user: UserId) -> usize {
-        self.read().owned.get(&user).map_or(0, std::collections::BTreeSet::len)
+        self.read().owned.get(&user).map_or(0, BTreeSet::len)
+    }
+
+    /// The live topics that a user owns, in the order of names.
+    #[must_use]
+    pub fn topics_of(&self, user: UserId) -> Vec<(TopicName, Arc<Record>)> {
+        let index = self.read();
+        let names = index.owned_topics.get(&user).into_iter().flatten();
+        let record_of = |name: &TopicName| {
+            let held = index.records.get(&RecordKey::new(Kind::Topic, name.as_str()))?;
+            Some((name.clone(), Arc::clone(held.value())))
+        };
+        names.filter_map(record_of).collect()
+    }
+
+    /// How many live topics a user owns.
+    #[must_use]
+    pub fn count_topics_of(&self, user: UserId) -> usize {
+        self.read().owned_topics.get(&user).map_or(0, BTreeSet::len)
     }
 
     /// How many live users there are.
@@ -185,9 +281,7 @@ impl Catalog {
     #[must_use]
     pub fn sealed(&self) -> Vec<(RecordKey, Arc<Record>)> {
         let index = self.read();
-        let record_of =
-            |key: &RecordKey| Some((key.clone(), Arc::clone(index.records.get(key)?.value())));
-        index.sealed.iter().filter_map(record_of).collect()
+        records_of(&index, Some(&index.sealed))
     }
 
     /// Up to 500 sessions and API keys that ended by wall time `now_ms`, or whose user is gone.
@@ -211,4 +305,10 @@ fn of_user(index: &Index, keys: &ByUser, user: UserId) -> Vec<(RecordKey, Arc<Re
         Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
     };
     keys.filter_map(record_of).collect()
+}
+
+fn records_of(index: &Index, keys: Option<&BTreeSet<RecordKey>>) -> Vec<(RecordKey, Arc<Record>)> {
+    let record_of =
+        |key: &RecordKey| Some((key.clone(), Arc::clone(index.records.get(key)?.value())));
+    keys.into_iter().flatten().filter_map(record_of).collect()
 }

@@ -240,6 +240,10 @@ fn class_of(current: Option<&Record>, next: &Record) -> WriteClass {
             let grants = current.and_then(Record::queue).map_or(0, |queue| queue.grants.len());
             queue.ending != Ending::No || queue.grants.len() < grants
         }
+        Value::Topic(topic) => {
+            let grants = current.and_then(Record::topic).map_or(0, |topic| topic.grants.len());
+            topic.grants.len() < grants
+        }
         _ => false,
     };
     if ends { WriteClass::Reserve } else { WriteClass::Growth }

@@ -15,6 +15,8 @@ fn kind_byte(kind: Kind) -> u8 {
         Kind::ApiKey => 2,
         Kind::Queue => 3,
         Kind::FirstAdmin => 4,
+        Kind::Topic => 5,
+        Kind::Subscription => 6,
     }
 }
 
@@ -29,7 +31,15 @@ pub(super) fn row_key(key: &RecordKey) -> Vec<u8> {
 /// What a row's key names.
 pub(super) fn record_key(row_key: &[u8]) -> Result<RecordKey, OpenError> {
     let (byte, name) = row_key.split_first().ok_or(OpenError::UnknownKind { byte: None })?;
-    let kinds = [Kind::User, Kind::Session, Kind::ApiKey, Kind::Queue, Kind::FirstAdmin];
+    let kinds = [
+        Kind::User,
+        Kind::Session,
+        Kind::ApiKey,
+        Kind::Queue,
+        Kind::FirstAdmin,
+        Kind::Topic,
+        Kind::Subscription,
+    ];
     let kind = kinds.into_iter().find(|kind| kind_byte(*kind) == *byte);
     let kind = kind.ok_or(OpenError::UnknownKind { byte: Some(*byte) })?;
     Ok(RecordKey::new(kind, name))
@@ -72,6 +82,8 @@ mod tests {
             disabled: false,
             created_ms: 1_000,
             updated_ms: 2_000,
+            sessions_epoch: 4,
+            spared: Some(SessionId([4; 16])),
         })
     }
 
@@ -83,6 +95,8 @@ mod tests {
             created_ms: 1_000,
             expires_ms: 2_000,
             address: "::1".into(),
+            epoch: 4,
+            bound: true,
         })
     }
 
@@ -94,6 +108,7 @@ mod tests {
             name: "ci".into(),
             created_ms: 1_000,
             expires_ms: Some(2_000),
+            scopes: Some(BTreeSet::from([Right::Send, Right::Browse])),
         })
     }
 
@@ -106,13 +121,62 @@ mod tests {
         };
         Value::Queue(Queue {
             owner: UserId([2; 16]),
-            config: QueueConfig { lease_seconds: 30, max_message_bytes: 1_024, replicas: 3 },
+            config: crate::protocol::record::tests::config(3),
             ending: Ending::Drain,
             data_key: vec![9, 8, 7],
             grants: BTreeMap::from([
                 (Grantee::Everyone, grant(&[Right::Send], "*")),
                 (Grantee::User(UserId([6; 16])), grant(&[Right::Receive, Right::Manage], "eva")),
             ]),
+            created_ms: 1_000,
+            updated_ms: 2_000,
+        })
+    }
+
+    fn topic() -> Value {
+        let grant = Grant {
+            rights: BTreeSet::from([Right::Publish, Right::Subscribe]),
+            granted_by: "ana".into(),
+            granted_ms: 1_500,
+            grantee_name: "*".into(),
+        };
+        Value::Topic(Topic {
+            owner: UserId([2; 16]),
+            config: TopicConfig {
+                max_message_bytes: 1_024,
+                replicas: 3,
+                retention_seconds: 60,
+                dedup_seconds: 600,
+                max_bytes: 5,
+            },
+            ending: Ending::Discard,
+            data_key: vec![9, 8, 7],
+            grants: BTreeMap::from([(Grantee::Everyone, grant)]),
+            created_ms: 1_000,
+            updated_ms: 2_000,
+        })
+    }
+
+    fn subscription() -> Value {
+        Value::Subscription(Subscription {
+            topic: Generation([3; 16]),
+            owner: UserId([2; 16]),
+            config: SubscriptionConfig {
+                lease_seconds: 30,
+                max_failures: 10,
+                backoff_min_seconds: 1,
+                backoff_max_seconds: 600,
+                max_in_flight: 120_000,
+                dead_letter: Some("dead".into()),
+                paused: true,
+            },
+            filter: Filter {
+                routing_key: Some("a.#".into()),
+                attributes: BTreeMap::from([("k".into(), "v".into())]),
+            },
+            start: Start::Earliest,
+            deliver_to: Some(Target { name: "orders".into(), generation: Generation([7; 16]) }),
+            phase: Phase::Active,
             created_ms: 1_000,
             updated_ms: 2_000,
         })
@@ -131,6 +195,8 @@ mod tests {
             (Kind::ApiKey, State::Live, api_key(), API_KEY),
             (Kind::Queue, State::Sealed, queue(), QUEUE),
             (Kind::FirstAdmin, State::Live, Value::FirstAdmin(UserId([2; 16])), FIRST_ADMIN),
+            (Kind::Topic, State::Sealed, topic(), TOPIC),
+            (Kind::Subscription, State::Live, subscription(), SUBSCRIPTION),
             (Kind::User, State::Free, Value::Nothing, FREE),
         ];
         for (kind, state, value, golden) in cases {
@@ -144,13 +210,21 @@ mod tests {
 
     #[test]
     fn keys_of_each_kind_are_as_they_were() {
-        let kinds = [Kind::User, Kind::Session, Kind::ApiKey, Kind::Queue, Kind::FirstAdmin];
+        let kinds = [
+            Kind::User,
+            Kind::Session,
+            Kind::ApiKey,
+            Kind::Queue,
+            Kind::FirstAdmin,
+            Kind::Topic,
+            Kind::Subscription,
+        ];
         for (byte, kind) in (0u8..).zip(kinds) {
             let key = RecordKey::new(kind, "ana");
             assert_eq!(row_key(&key), [&[byte], b"ana".as_slice()].concat());
             assert_eq!(record_key(&row_key(&key)).unwrap(), key);
         }
-        assert!(matches!(record_key(&[5]), Err(OpenError::UnknownKind { byte: Some(5) })));
+        assert!(matches!(record_key(&[7]), Err(OpenError::UnknownKind { byte: Some(7) })));
         assert!(matches!(record_key(&[]), Err(OpenError::UnknownKind { byte: None })));
     }
 
@@ -168,15 +242,20 @@ mod tests {
     }
 
     const USER: &str = "01010101010101010101010101010101ac0200010202020202020202020202020202020209247363\
-        727970742478030100e807d00f";
+        727970742478030100e807d00f040104040404040404040404040404040404";
     const SESSION: &str = "01010101010101010101010101010101ac0200020404040404040404040404040404040402020202\
-        02020202020202020202020203616e61e807d00f033a3a31";
+        02020202020202020202020203616e61e807d00f033a3a310401";
     const API_KEY: &str = "01010101010101010101010101010101ac0200030505050505050505050505050505050502020202\
-        02020202020202020202020203616e61026369e80701d00f";
+        02020202020202020202020203616e61026369e80701d00f01020003";
     const QUEUE: &str = "01010101010101010101010101010101ac020104020202020202020202020202020202023c801006\
-        01030908070200010003616e61dc0b012a010606060606060606060606060606060602010203616e\
-        61dc0b03657661e807d00f";
+        80d49301001400b009b00980d30e0000000001030908070200010003616e61dc0b012a0106060606\
+        06060606060606060606060602010203616e61dc0b03657661e807d00f";
     const FIRST_ADMIN: &str =
         "01010101010101010101010101010101ac02000502020202020202020202020202020202";
+    const TOPIC: &str = "01010101010101010101010101010101ac0201060202020202020202020202020202020280100678\
+        b0090a0303090807010002040503616e61dc0b012ae807d00f";
+    const SUBSCRIPTION: &str = "01010101010101010101010101010101ac0200070303030303030303030303030303030302020202\
+        0202020202020202020202023c1402b00980d30e010464656164010103612e2301016b0176010106\
+        6f72646572730707070707070707070707070707070701e807d00f";
     const FREE: &str = "01010101010101010101010101010101ac020200";
 }

@@ -5,11 +5,13 @@
 //! Must not know: the rules themselves; each lives in its room.
 //! Way in: `cli`. Way out: all layers below.
 
+mod certificate;
 pub mod folder;
 pub mod identity;
 pub mod parts;
 mod running;
 mod wiring;
 
+pub use certificate::CertificateError;
 pub use parts::Parts;
 pub use running::{Node, StartError};

@@ -23,8 +23,6 @@ pub struct Parts {
     pub spawn: Arc<dyn Spawn>,
     /// What every key of the cluster is derived from.
     pub secret: ClusterSecret,
-    /// The certificate chain and key that clients see, as PEM, when the operator has one.
-    pub certificate: Option<(String, zeroize::Zeroizing<String>)>,
     /// The first administrator's password, when one is configured.
     pub admin_password: Option<zeroize::Zeroizing<String>>,
     /// scrypt's cost; only tests lower it.
@@ -53,7 +51,6 @@ impl Parts {
             rng: Arc::new(SystemRng),
             spawn: Arc::new(SystemSpawn),
             secret,
-            certificate: None,
             admin_password: None,
             password_cost_log2: PASSWORD_COST_LOG2,
             metrics,

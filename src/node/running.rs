@@ -1,5 +1,6 @@
 //! A node from its start to its end.
 
+use super::certificate::{CertificateError, Freshener};
 use super::identity::{Damaged, Identity, Stamp};
 use super::parts::Parts;
 use super::wiring;
@@ -12,11 +13,11 @@ use crate::base::seams::Listener;
 use crate::broker::{Broker, Refusal};
 use crate::config::Settings;
 use crate::metadata::Registers;
-use crate::security::{Keys, TlsError};
+use crate::security::Keys;
 use crate::store::{OpenError, ReadError, Store, StoreOptions, Table, WriteClass};
 use std::net::SocketAddr;
 use std::sync::Arc;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -45,7 +46,7 @@ pub enum StartError {
     Records(String),
     /// The certificate cannot be used.
     #[error("the certificate: {0}")]
-    Tls(#[from] TlsError),
+    Certificate(#[from] CertificateError),
     /// The address cannot be listened at.
     #[error("http.listen {at}: {error}; choose another address or stop what listens there")]
     Listen {
@@ -86,6 +87,8 @@ pub struct Node {
     pub(super) stopping: CancellationToken,
     /// Tells workers to go, after the last client.
     pub(super) workers: CancellationToken,
+    /// Asks the worker of the certificate to look now; empty where there is none.
+    pub(super) look: Option<mpsc::Sender<oneshot::Sender<()>>>,
     pub(super) tasks: TaskTracker,
     pub(super) server: TaskTracker,
 }
@@ -109,7 +112,12 @@ impl Node {
         let born = Self::open(&parts, &settings, &keys).await?;
         let (registers, _) =
             Registers::open(born.store.clone()).map_err(|e| StartError::Records(e.to_string()))?;
-        let tls = wiring::tls(&parts, &settings, &keys)?;
+        let fresh = if settings.http.tls {
+            let hosts = wiring::hosts(&settings);
+            Some(Freshener::begin(&parts, &settings, &keys, hosts).await?)
+        } else {
+            None
+        };
         if let Some(hook) = parts.before_listening.take() {
             hook().map_err(StartError::Unusable)?;
         }
@@ -124,7 +132,7 @@ impl Node {
             node.stop_quietly().await;
             return Err(StartError::Nobody);
         }
-        wiring::serve(&mut node, &parts, &settings, listener, tls);
+        wiring::serve(&mut node, &parts, &settings, listener, fresh);
         node.ready.send_replace(Readiness::Ready);
         Ok(node)
     }
@@ -199,6 +207,17 @@ impl Node {
     #[must_use]
     pub fn wants_first_admin(&self) -> bool {
         self.broker.has_no_users()
+    }
+
+    /// Looks now, and not only in a while, whether clients are to see another certificate.
+    /// Returns when new connections see it.
+    pub async fn look_at_certificate(&self) {
+        let (done, looked) = oneshot::channel();
+        if let Some(look) = &self.look
+            && look.send(done).await.is_ok()
+        {
+            let _ = looked.await;
+        }
     }
 
     /// Turns true when the store has failed: the process must end [R7].

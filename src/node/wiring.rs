@@ -1,5 +1,6 @@
 //! Who is connected to whom.
 
+use super::certificate::Freshener;
 use super::parts::Parts;
 use super::running::{Born, Node};
 use crate::api::httpd::{Httpd, Options};
@@ -14,38 +15,19 @@ use crate::replication::coordinator::{Coordinator, CoordinatorParts};
 use crate::replication::lapses::Lapses;
 use crate::replication::peers::Peers;
 use crate::replication::replica::{Replica, ReplicaParts};
-use crate::security::{ClientCa, Keys, Passwords, ReceiptSealer, TlsError, server_config};
+use crate::security::{Keys, Passwords, ReceiptSealer};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 /// How often ended sessions and keys are freed.
 const SWEEP_PERIOD: Duration = Duration::from_secs(30);
 
-/// What clients see: the operator's certificate, or one that the cluster's authority issues.
-pub(super) fn tls(
-    parts: &Parts,
-    settings: &Settings,
-    keys: &Keys,
-) -> Result<Option<Arc<rustls::ServerConfig>>, TlsError> {
-    if !settings.http.tls {
-        return Ok(None);
-    }
-    let config = if let Some((chain, key)) = &parts.certificate {
-        server_config(chain, key)?
-    } else {
-        let ca = ClientCa::derive(keys, &settings.cluster.name);
-        let issued = ca.issue(&hosts(settings), parts.clock.wall_ms(), &*parts.rng)?;
-        server_config(&issued.chain_pem, &issued.key_pem)?
-    };
-    Ok(Some(Arc::new(config)))
-}
-
 /// The names under which a client may reach this node.
-fn hosts(settings: &Settings) -> Vec<String> {
+pub(super) fn hosts(settings: &Settings) -> Vec<String> {
     let mut hosts = vec!["localhost".to_owned(), "127.0.0.1".to_owned(), "::1".to_owned()];
     let own = rustix::system::uname().nodename().to_string_lossy().into_owned();
     let listen = settings.http.listen.ip();
@@ -114,12 +96,14 @@ pub(super) fn assemble(
     let work = |task| spawn_worker(parts, &tasks, &workers, task);
     work(Box::pin(lapses.run()));
     work(Box::pin(broker.clone().run_deletions()));
+    work(Box::pin(broker.clone().run_upkeep()));
     work(Box::pin(sweep(broker.clone())));
     work(Box::pin(Node::keep_time(store.clone(), identity.clone(), workers.clone())));
     let (ready, _) = watch::channel(Readiness::Starting("the node is starting".into()));
     let (id, local) = (identity.node, listener.local_addr());
     let server = TaskTracker::new();
-    Node { id, boot, local, store, broker, ready, stopping, workers, tasks, server }
+    let look = None;
+    Node { id, boot, local, store, broker, ready, stopping, workers, look, tasks, server }
 }
 
 type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -152,8 +136,14 @@ pub(super) fn serve(
     parts: &Parts,
     settings: &Settings,
     listener: Box<dyn Listener>,
-    tls: Option<Arc<rustls::ServerConfig>>,
+    fresh: Option<Freshener>,
 ) {
+    let tls = fresh.as_ref().map(Freshener::config);
+    if let Some(fresh) = fresh {
+        let (look, asked) = mpsc::channel(1);
+        node.look = Some(look);
+        spawn_worker(parts, &node.tasks, &node.workers, Box::pin(fresh.run(asked)));
+    }
     let api = Api {
         broker: node.broker.clone(),
         node: node.id,

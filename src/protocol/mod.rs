@@ -5,6 +5,7 @@
 //! values. So every rule is tested by itself, and by a simulator later.
 //! Way in: `replication`, `metadata`. Way out: `message`, `layout`, `crdt`, `base`.
 
+pub mod filter;
 pub mod lease;
 pub mod op;
 pub mod quorum;

@@ -2,9 +2,10 @@
 //! appended to, structs never change their fields.
 
 use super::lease::Attempt;
-use super::stream::Place;
-use crate::base::ids::{Boot, Generation, NodeId, RequesterId};
-use crate::crdt::dot::Dot;
+use super::stream::{Identity, Mark, Place, SubscriptionSet};
+use crate::base::ids::{Boot, Generation, NodeId, RequesterId, SubscriptionId};
+use crate::crdt::context::DotSet;
+use crate::crdt::dot::{Dot, KeyedId, Origin};
 use crate::layout::view::ViewId;
 use crate::message::envelope::Envelope;
 use serde::{Deserialize, Serialize};
@@ -50,6 +51,9 @@ pub struct StoreOp {
     pub header: OpHeader,
     /// The messages, in the sender's order.
     pub envelopes: Vec<Arc<Envelope>>,
+    /// Origins of copies, and up to which number nothing more can come by them: it counts as
+    /// seen, so that contexts stay small [F16].
+    pub closed: Vec<(Origin, u64)>,
 }
 
 /// Lease these messages to a requester.
@@ -57,14 +61,33 @@ pub struct StoreOp {
 pub struct LeaseOp {
     /// Stream, record version, view.
     pub header: OpHeader,
+    /// For which reader.
+    pub reader: SubscriptionId,
     /// Fresh for each receive request [F9].
     pub requester: RequesterId,
+    /// The name of the user who asked; empty for the broker itself.
+    pub holder: String,
+    /// What it is for.
+    pub purpose: Purpose,
     /// The ballot's counter: the fence [R24].
     pub counter: u64,
     /// How long, in ms. Never a deadline: only durations travel [R22].
     pub duration_ms: u64,
     /// The messages.
     pub dots: Vec<LeaseDot>,
+}
+
+/// What a lease is for [F18].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Purpose {
+    /// To hand ready messages out.
+    Deliver,
+    /// To hand dead messages out.
+    DeliverDead,
+    /// To put messages that failed too often among the dead: without end, to nobody.
+    Bury,
+    /// To drop messages whose time is over. Granted only where the replica's own clock says so.
+    Expire,
 }
 
 /// One message of a lease.
@@ -81,6 +104,8 @@ pub struct LeaseDot {
 pub struct SettleOp {
     /// Stream, record version, view.
     pub header: OpHeader,
+    /// For which reader.
+    pub reader: SubscriptionId,
     /// Only tell what would be answered; write nothing [F4].
     pub check_only: bool,
     /// One per receipt.
@@ -116,11 +141,28 @@ pub enum SettleAction {
     },
     /// Give it back.
     Release {
-        /// Whether that counts as a failure.
-        failed: bool,
+        /// What became of it.
+        outcome: ReleaseOutcome,
+        /// How long it is not due, in ms; none: at once, or the back-off after a failure.
+        delay_ms: Option<u64>,
     },
     /// Undo a grant whose message was never handed out.
     Withdraw,
+    /// It is done with, whoever holds it [R32]: a deletion, or a link that has copied it.
+    Remove,
+    /// A dead message is ready again, as if it had never failed.
+    Redrive,
+}
+
+/// What became of a message that is given back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ReleaseOutcome {
+    /// Nobody worked on it.
+    HandedBack,
+    /// Working on it failed.
+    Failed,
+    /// It is dead at once.
+    Poison,
 }
 
 /// Close a stream to sends, or to everything, on the strength of a record version [F5].
@@ -156,6 +198,21 @@ pub enum Request {
     Seal(OpHeader, Seal),
     /// How many messages are there?
     Census(OpHeader),
+    /// Which dots were seen?
+    Context(OpHeader),
+    /// Change what a reader, or the set of readers, is done with.
+    Subscription(OpHeader, SubscriptionOp),
+}
+
+/// Changes to readers as a whole.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum SubscriptionOp {
+    /// Settle exactly these for a reader, whatever grants exist [R32].
+    Purge(SubscriptionId, DotSet),
+    /// Read from now on for these subscriptions: the next version of the set.
+    Put(SubscriptionSet),
+    /// Messages that a new reader gets although they are older than it.
+    Adopt(SubscriptionId, Vec<Place>),
 }
 
 /// What a replica answers.
@@ -172,16 +229,20 @@ pub struct Reply {
 pub enum Answer {
     /// Refused before any write.
     Refused(Refusal),
-    /// All messages of the Store are durable here.
-    Stored,
+    /// One verdict per message of the Store.
+    Stored(Vec<StoreVote>),
     /// One verdict per message of the Lease.
     Leased(Vec<LeaseVote>),
     /// One verdict per item of the Settle.
     Settled(Vec<SettleVote>),
     /// The seal is durable here.
     Sealed,
-    /// Messages present, leased ones included.
+    /// Messages present, leased ones included; of a purge: messages taken out.
     Counted(u64),
+    /// The dots seen.
+    Seen(DotSet),
+    /// The set, or the adopted messages, are durable here.
+    Joined,
 }
 
 /// Why a replica refuses a whole operation.
@@ -211,6 +272,32 @@ pub enum Refusal {
     /// The replica is stopping.
     #[error("the node is stopping")]
     Stopping,
+    /// The subscription set has changed: the coordinator evaluates filters anew [R36].
+    #[error("the subscriptions have changed")]
+    StaleSet,
+    /// The stream holds as many bytes as it may.
+    #[error("the stream is full")]
+    Full,
+    /// As many keys are remembered as may be; none is forgotten before its time [F1].
+    #[error("too many keys are remembered")]
+    TooManyKeys,
+    /// As many delayed, limited and grouped messages are remembered as fit.
+    #[error("too many messages wait with a time or a group")]
+    TooManyMarks,
+    /// No such reader.
+    #[error("the stream has no such reader")]
+    NoReader,
+}
+
+/// A replica's verdict on storing one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum StoreVote {
+    /// Stored, durably.
+    Stored,
+    /// It was here already, or was settled.
+    Known,
+    /// Its name is taken by another content [R11]: nothing was written.
+    OtherContent,
 }
 
 /// A replica's verdict on leasing one message.
@@ -234,6 +321,10 @@ pub enum LeaseVote {
     },
     /// The payload is not here: ask again with it [R27].
     NeedsPayload,
+    /// It is not what the lease is for: not due yet, dead, alive, or not over [F11].
+    NotFit,
+    /// An older message of its group comes first [F25].
+    Blocked,
 }
 
 /// A replica's verdict on one item of a settlement.
@@ -248,18 +339,36 @@ pub enum SettleVote {
 /// The rows of a stream that a decision changes; the replica writes them in one commit.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// A message.
-    PutMessage(Arc<Envelope>),
-    /// A message is settled.
+    /// A message, as it is kept.
+    PutMessage(Place, Vec<u8>),
+    /// No reader wants the message any more.
     DeleteMessage(Place),
+    /// A message of a topic is unsettled for a reader.
+    PutOpen(SubscriptionId, Place),
+    /// The reader is done with it.
+    DeleteOpen(SubscriptionId, Place),
+    /// A message's times and group.
+    PutMark(Dot, Mark),
+    /// They are not needed any more.
+    DeleteMark(Dot),
+    /// A keyed message's identity [F1].
+    PutIdentity(KeyedId, Identity),
+    /// Its window is over and it is settled.
+    DeleteIdentity(KeyedId),
     /// A grant: one row per request.
-    PutGrant(RequesterId, super::lease::GrantRow),
+    PutGrant(SubscriptionId, RequesterId, super::lease::GrantRow),
     /// All messages of the grant have gone on.
-    DeleteGrant(RequesterId),
+    DeleteGrant(SubscriptionId, RequesterId),
     /// One message's attempt, where it differs from its grant's row.
-    PutAttempt(Dot, Attempt),
+    PutAttempt(SubscriptionId, Dot, Attempt),
     /// The attempt is over.
-    DeleteAttempt(Dot),
-    /// Context, floor and seal of the stream.
+    DeleteAttempt(SubscriptionId, Dot),
+    /// Context and seal of the stream.
     PutMeta,
+    /// Floor and purge of a reader.
+    PutReader(SubscriptionId),
+    /// The reader is gone.
+    DeleteReader(SubscriptionId),
+    /// The subscription set.
+    PutSet,
 }

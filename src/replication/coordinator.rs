@@ -6,23 +6,15 @@
 
 use super::peers::{CallError, Peers};
 use super::replica::{Replica, StoreFailed};
-use super::rows::ROW_BYTES;
 use crate::base::clock::Clock;
-use crate::base::ids::{Generation, NodeId, UserId};
+use crate::base::ids::{Generation, NodeId};
 use crate::base::rng::Rng;
-use crate::crdt::dot::Dot;
 use crate::layout::members::Layout;
 use crate::layout::placement;
 use crate::layout::view::View;
-use crate::message::envelope::{Content, Envelope, Header};
-use crate::protocol::op::{
-    Answer, LeaseVote, OpHeader, Outcome, Refusal, Reply, Request, Seal, SettleItem, SettleOp,
-    SettleVote, StoreOp,
-};
+use crate::protocol::op::{Answer, LeaseVote, OpHeader, Outcome, Reply, Request, Seal};
 use crate::protocol::quorum::Tally;
 use crate::security::keys::{DataKey, Keys};
-use crate::security::sealing::{content_mac, seal_message};
-use crate::store::WriteClass;
 use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicUsize;
@@ -33,8 +25,6 @@ use tokio::sync::mpsc;
 /// How long replicas have to answer; below the life of an operation, so that the client gets its
 /// answer within that [R54].
 const REPLICAS_TIME: Duration = Duration::from_secs(8);
-/// How long `durability=all` waits for the copies beyond the majority.
-const ALL_COPIES_TIME: Duration = Duration::from_secs(5);
 
 /// A stream as an operation sees it: which one, under which record version, with which key and
 /// replicas.
@@ -57,44 +47,6 @@ impl StreamRef {
         let (stream, record_version) = (self.generation, self.record_version);
         OpHeader { stream, record_version, view: self.view.id() }
     }
-}
-
-/// Who sends.
-#[derive(Clone, Debug)]
-pub struct Sender {
-    /// The user.
-    pub id: UserId,
-    /// Its name now.
-    pub name: String,
-}
-
-/// How a send ended [R30].
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Stored {
-    /// On disk on a majority.
-    Done {
-        /// The messages' names, in order.
-        dots: Vec<Dot>,
-        /// Copies on disk when answered.
-        copies: usize,
-    },
-    /// It will never be delivered.
-    NotStored(Refusal),
-    /// It may or may not be delivered.
-    Unknown,
-}
-
-/// How the settlement of one message ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Settled {
-    /// Durable on a majority.
-    Done,
-    /// The lease is another's, or was released; recorded nowhere.
-    Lost,
-    /// Refused everywhere before any write.
-    Refused(Refusal),
-    /// It may or may not be recorded; repeating it is safe.
-    Unknown,
 }
 
 /// What a coordinator is made of.
@@ -233,153 +185,6 @@ impl Coordinator {
         }
     }
 
-    /// Stores messages: durable on a majority before it returns [`Stored::Done`]. With
-    /// `all_copies` it waits up to 5 s for the others too; never an error once a majority has it.
-    pub async fn store(
-        &self,
-        stream: &StreamRef,
-        sender: &Sender,
-        contents: Vec<Content>,
-        all_copies: bool,
-    ) -> Stored {
-        let replica = &self.parts.replica;
-        let cell = match replica.cell(stream.generation).await {
-            Ok(cell) => cell,
-            Err(refusal) => return Stored::NotStored(refusal),
-        };
-        let plain: Vec<Vec<u8>> = contents.iter().map(Content::to_bytes).collect();
-        let bytes = plain.iter().map(|p| p.len() + ROW_BYTES).sum();
-        let header = stream.header();
-        let originated = replica.admit(WriteClass::Growth, bytes).and_then(|admission| {
-            replica.originate(&cell, &header, admission, plain.len(), |i, dot, hlc| {
-                let sent_ms = self.parts.clock.wall_ms();
-                let content_mac = content_mac(&stream.key, &[&plain[i], &sender.id.0]);
-                let (sender, sender_name) = (sender.id, sender.name.clone());
-                let clear = Header { dot, sender, sender_name, hlc, sent_ms, content_mac };
-                let bound = clear.associated(stream.generation);
-                let sealed = seal_message(&stream.key, &dot, &bound, &plain[i], &*self.parts.rng);
-                let (nonce, sealed) = (sealed.nonce, sealed.bytes.into());
-                Arc::new(Envelope { header: clear, nonce, sealed })
-            })
-        });
-        let (envelopes, ticket) = match originated {
-            Ok(originated) => originated,
-            Err(refusal) => return Stored::NotStored(refusal),
-        };
-        let dots = envelopes.iter().map(|envelope| envelope.header.dot).collect();
-        let request = Arc::new(Request::Store(StoreOp { header, envelopes }));
-        let local = {
-            let replica = replica.clone();
-            async move { replica.stored(ticket).await }
-        };
-        self.count_stores(&stream.view, request, local, dots, all_copies).await
-    }
-
-    async fn count_stores(
-        &self,
-        view: &View,
-        request: Arc<Request>,
-        local: impl Future<Output = Result<Reply, StoreFailed>> + Send + 'static,
-        dots: Vec<Dot>,
-        all_copies: bool,
-    ) -> Stored {
-        let mut tally = Tally::new(view.clone());
-        let mut refusal = Refusal::Overloaded;
-        let counting = self.ask(view, request, None, local, |node, answer| {
-            match answer {
-                Ok(Answer::Stored) => tally.yes(node),
-                Ok(Answer::Refused(why)) => {
-                    refusal = why;
-                    tally.no(node);
-                }
-                Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
-            }
-            tally.outcome().is_some() && (!all_copies || tally.complete())
-        });
-        if all_copies {
-            // What a majority has is safe, however long the others take.
-            let _ = tokio::time::timeout(ALL_COPIES_TIME, counting).await;
-        } else {
-            counting.await;
-        }
-        match tally.outcome() {
-            Some(Outcome::Done) => Stored::Done { dots, copies: tally.copies() },
-            Some(Outcome::NotStored) => Stored::NotStored(refusal),
-            Some(Outcome::Unknown) | None => Stored::Unknown,
-        }
-    }
-
-    /// Settles, extends, releases. `late`: the leases are over as far as the holder can tell, so
-    /// a majority is asked first, and a lease that is another's by now is answered
-    /// [`Settled::Lost`] without writing anything [F4].
-    pub async fn settle(
-        self: &Arc<Self>,
-        stream: &StreamRef,
-        items: Vec<SettleItem>,
-        late: bool,
-    ) -> Vec<Settled> {
-        let alone = stream.view.replicas().len() == 1;
-        if !late || alone {
-            return self.settle_round(stream, items, false).await;
-        }
-        let checked = self.settle_round(stream, items.clone(), true).await;
-        let open: Vec<SettleItem> = items
-            .iter()
-            .zip(&checked)
-            .filter(|(_, checked)| **checked != Settled::Lost)
-            .map(|(item, _)| *item)
-            .collect();
-        let mut settled = self.settle_round(stream, open, false).await.into_iter();
-        let merge = |checked| match checked {
-            Settled::Lost => Settled::Lost,
-            _ => settled.next().unwrap_or(Settled::Unknown),
-        };
-        checked.into_iter().map(merge).collect()
-    }
-
-    async fn settle_round(
-        self: &Arc<Self>,
-        stream: &StreamRef,
-        items: Vec<SettleItem>,
-        check_only: bool,
-    ) -> Vec<Settled> {
-        if items.is_empty() {
-            return Vec::new();
-        }
-        let mut tallies: Vec<Tally> =
-            items.iter().map(|_| Tally::new(stream.view.clone())).collect();
-        let mut refusal = None;
-        let op = SettleOp { header: stream.header(), check_only, items };
-        let request = Arc::new(Request::Settle(op));
-        let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
-            for (i, tally) in tallies.iter_mut().enumerate() {
-                match &answer {
-                    Ok(Answer::Settled(votes)) => match votes.get(i) {
-                        Some(SettleVote::Counted) => tally.yes(node),
-                        Some(SettleVote::Lost) => tally.no(node),
-                        None => tally.lost(node),
-                    },
-                    // Who was not asked holds no opinion on whose the lease is.
-                    Ok(Answer::Refused(_)) | Err(CallError::NotAsked) if check_only => {
-                        tally.lost(node);
-                    }
-                    Ok(Answer::Refused(why)) => {
-                        refusal = Some(*why);
-                        tally.no(node);
-                    }
-                    Err(CallError::NotAsked) => tally.no(node),
-                    Ok(_) | Err(CallError::Lost) => tally.lost(node),
-                }
-            }
-            let certain = |t: &Tally| t.outcome().is_some() || (check_only && t.refused());
-            tallies.iter().all(certain)
-        })
-        .await;
-        tallies.iter().map(|tally| verdict(tally, refusal, check_only)).collect()
-    }
-
     /// This node's vote on a request.
     pub(super) fn own_vote(
         &self,
@@ -430,15 +235,4 @@ impl Coordinator {
 
 fn needs_payload(answer: &Answer) -> bool {
     matches!(answer, Answer::Leased(votes) if votes.contains(&LeaseVote::NeedsPayload))
-}
-
-fn verdict(tally: &Tally, refusal: Option<Refusal>, check_only: bool) -> Settled {
-    if check_only && tally.refused() {
-        return Settled::Lost;
-    }
-    match tally.outcome() {
-        Some(Outcome::Done) => Settled::Done,
-        Some(Outcome::NotStored) => refusal.map_or(Settled::Lost, Settled::Refused),
-        Some(Outcome::Unknown) | None => Settled::Unknown,
-    }
 }

@@ -4,18 +4,20 @@
 //! It picks at its own head, opens what it picked, asks for grants, and gives back whatever it
 //! could not win or could not hand over.
 
-use super::coordinator::{Coordinator, Settled, StreamRef};
+use super::coordinator::{Coordinator, StreamRef};
 use super::scan;
-use super::stream_cell::StreamCell;
-use crate::base::ids::RequesterId;
+use super::settling::Settled;
+use super::stream_cell::{Bell, StreamCell};
+use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
-use crate::message::envelope::{Content, Envelope, Header};
+use crate::message::envelope::{Content, Envelope, Header, Kept};
+use crate::protocol::lease::{Attempt, Death};
 use crate::protocol::op::{
-    Answer, LeaseDot, LeaseOp, LeaseVote, Refusal, Request, SettleAction, SettleItem,
+    Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, Request, SettleAction, SettleItem,
 };
 use crate::protocol::quorum::Tally;
-use crate::protocol::stream::Place;
+use crate::protocol::stream::{Picked as PickedMessage, Place};
 use crate::security::sealing::open_message;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -37,6 +39,31 @@ pub struct Delivery {
     pub content: Content,
     /// The lease.
     pub lease: Lease,
+    /// When and why it died, if it is dead.
+    pub death: Option<Death>,
+}
+
+/// Who wants which messages of a stream, and how.
+#[derive(Clone, Debug)]
+pub struct Wanted {
+    /// For which reader.
+    pub reader: SubscriptionId,
+    /// The name of the user who asks.
+    pub holder: String,
+    /// The request, when its sender may repeat it; else a fresh one is drawn [F9, F26].
+    pub requester: Option<RequesterId>,
+    /// Dead messages instead of ready ones.
+    pub from_dead: bool,
+    /// Messages at most.
+    pub max: usize,
+    /// Bytes at most, but one message always fits.
+    pub bytes_max: usize,
+    /// How long the leases run, in ms.
+    pub duration_ms: u64,
+    /// Messages of the reader under lease at once.
+    pub in_flight_max: usize,
+    /// How long messages are kept, in ms.
+    pub retention_ms: u64,
 }
 
 /// A won lease, as its holder sees it.
@@ -82,7 +109,8 @@ pub enum ReceiveError {
 struct Picked {
     cell: Arc<StreamCell>,
     coordinator: Arc<Coordinator>,
-    messages: Vec<(Place, Option<Arc<Envelope>>)>,
+    reader: SubscriptionId,
+    messages: Vec<PickedMessage>,
 }
 
 impl Drop for Picked {
@@ -94,12 +122,13 @@ impl Drop for Picked {
         let messages = std::mem::take(&mut self.messages);
         let count = messages.len();
         let keep = self.coordinator.parts.replica.has_room();
+        let reader = self.reader;
         self.cell.decide(|stream| {
             for (place, payload) in messages {
-                stream.unpick(place, payload.filter(|_| keep), now_ms);
+                stream.unpick(reader, place, payload.filter(|_| keep), now_ms);
             }
         });
-        self.cell.ring(count);
+        self.cell.ring(reader, count);
     }
 }
 
@@ -107,8 +136,11 @@ impl Drop for Picked {
 pub struct Granted {
     coordinator: Arc<Coordinator>,
     stream: StreamRef,
+    reader: SubscriptionId,
     /// What was won, in dispatch order.
     pub deliveries: Vec<Delivery>,
+    /// The first answer may have handed them over already: they are not taken back.
+    is_repeat: bool,
 }
 
 impl Granted {
@@ -121,14 +153,19 @@ impl Granted {
 
 impl Drop for Granted {
     fn drop(&mut self) {
+        if self.is_repeat {
+            return;
+        }
         let leases = self.deliveries.iter().map(|d| d.lease).collect();
-        self.coordinator.withdraw(&self.stream, leases);
+        self.coordinator.withdraw(&self.stream, self.reader, leases);
     }
 }
 
 /// A receiver that waits for messages of a stream.
 pub struct Listening {
     cell: Arc<StreamCell>,
+    reader: SubscriptionId,
+    bell: Arc<Bell>,
     coordinator: Arc<Coordinator>,
 }
 
@@ -136,16 +173,16 @@ impl Listening {
     /// The bell that rings when messages become ready.
     #[must_use]
     pub fn bell(&self) -> &tokio::sync::Notify {
-        &self.cell.news
+        &self.bell.news
     }
 }
 
 impl Drop for Listening {
     fn drop(&mut self) {
-        self.cell.waiting.fetch_sub(1, Ordering::Relaxed);
+        self.bell.waiting.fetch_sub(1, Ordering::Relaxed);
         self.coordinator.listeners.fetch_sub(1, Ordering::Relaxed);
         // The bell may have rung for this one, which leaves: whoever waits behind looks instead.
-        self.cell.ring(1);
+        self.cell.ring(self.reader, 1);
         metrics::gauge!("tertulia_receivers_waiting").decrement(1.0);
     }
 }
@@ -155,12 +192,17 @@ impl Coordinator {
     ///
     /// # Errors
     /// [`Refusal`], when the stream is gone or cannot be read.
-    pub async fn listen(self: &Arc<Self>, stream: &StreamRef) -> Result<Listening, Refusal> {
+    pub async fn listen(
+        self: &Arc<Self>,
+        stream: &StreamRef,
+        reader: SubscriptionId,
+    ) -> Result<Listening, Refusal> {
         let cell = self.parts.replica.cell(stream.generation).await?;
-        cell.waiting.fetch_add(1, Ordering::Relaxed);
+        let bell = cell.bell(reader);
+        bell.waiting.fetch_add(1, Ordering::Relaxed);
         self.listeners.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("tertulia_receivers_waiting").increment(1.0);
-        Ok(Listening { cell, coordinator: self.clone() })
+        Ok(Listening { cell, reader, bell, coordinator: self.clone() })
     }
 
     /// How many receivers listen.
@@ -169,84 +211,145 @@ impl Coordinator {
         self.listeners.load(Ordering::Relaxed)
     }
 
-    /// Leases up to `max` messages that are ready now, at most `bytes_max` bytes of them, but
-    /// one always fits. Empty: there is none.
+    /// Leases messages that are there now. Empty: there is none.
     ///
     /// # Errors
     /// [`ReceiveError`], and nothing is leased.
     pub async fn try_receive(
         self: &Arc<Self>,
         stream: &StreamRef,
-        max: usize,
-        bytes_max: usize,
-        duration_ms: u64,
+        wanted: &Wanted,
     ) -> Result<Granted, ReceiveError> {
         let began_ms = self.parts.clock.boottime_ms();
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await.map_err(ReceiveError::Refused)?;
-        let picked = self.pick(&cell, stream, max).await?;
-        let opened = self.open(picked, stream, bytes_max).await;
-        if opened.messages.is_empty() {
-            let (coordinator, stream) = (self.clone(), stream.clone());
-            return Ok(Granted { coordinator, stream, deliveries: Vec::new() });
+        if let Some(granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+            return Ok(granted);
         }
-        self.grant(opened, stream, duration_ms, began_ms).await
+        loop {
+            let picked = self.pick(&cell, stream, wanted).await?;
+            let found = !picked.messages.is_empty();
+            let opened = self.open(picked, stream, wanted).await;
+            if !opened.messages.is_empty() {
+                return self.grant(opened, stream, wanted, began_ms).await;
+            }
+            // All that was found was over: there may be more behind it.
+            if !found || wanted.from_dead {
+                let (coordinator, stream) = (self.clone(), stream.clone());
+                let (reader, deliveries) = (wanted.reader, Vec::new());
+                return Ok(Granted { coordinator, stream, reader, deliveries, is_repeat: false });
+            }
+        }
+    }
+
+    /// What a request of that name holds already, extended [F26]; `None`: nothing.
+    async fn repeat(
+        self: &Arc<Self>,
+        cell: &Arc<StreamCell>,
+        stream: &StreamRef,
+        wanted: &Wanted,
+        began_ms: u64,
+    ) -> Option<Granted> {
+        let (reader, duration_ms) = (wanted.reader, wanted.duration_ms);
+        let requester = wanted.requester?;
+        let held = self
+            .parts
+            .replica
+            .decide(cell, reader, |state, now_ms| state.leased_to(reader, requester, now_ms));
+        let lease = |attempt: &Attempt| Lease {
+            place: attempt.place,
+            requester,
+            counter: attempt.counter,
+            receive_count: attempt.receive_count,
+            failure_count: attempt.failure_count,
+            began_ms,
+            duration_ms,
+        };
+        let leases: Vec<Lease> = held.iter().map(lease).collect();
+        let extend = |lease: &Lease| lease.item(SettleAction::Extend { duration_ms });
+        let items = leases.iter().map(extend).collect();
+        let settled = self.settle(stream, reader, items, false).await;
+        let mut deliveries = Vec::new();
+        for ((lease, attempt), settled) in leases.iter().zip(&held).zip(settled) {
+            if settled != Settled::Done {
+                continue;
+            }
+            let found = self.read(stream, vec![lease.place], 1).await.pop();
+            if let Some(Found::Here(kept)) = found
+                && let Some(content) = open(stream, &kept.envelope)
+            {
+                let (header, death) = (kept.envelope.header.clone(), attempt.death);
+                deliveries.push(Delivery { header, content, lease: *lease, death });
+            }
+        }
+        deliveries.sort_by_key(|delivery| delivery.lease.place);
+        let (coordinator, stream) = (self.clone(), stream.clone());
+        let granted = Granted { coordinator, stream, reader, deliveries, is_repeat: true };
+        (!granted.deliveries.is_empty()).then_some(granted)
     }
 
     async fn pick(
         self: &Arc<Self>,
         cell: &Arc<StreamCell>,
         stream: &StreamRef,
-        max: usize,
+        wanted: &Wanted,
     ) -> Result<Picked, ReceiveError> {
+        let reader = wanted.reader;
         let take = || {
-            let now_ms = self.parts.replica.service().now_ms();
-            cell.decide(|state| {
-                let lapsed = state.lapse(now_ms);
-                let room = limits::IN_FLIGHT_MAX.saturating_sub(state.in_flight());
+            self.parts.replica.decide(cell, reader, |state, now_ms| {
+                let room = wanted.in_flight_max.saturating_sub(state.in_flight(reader));
                 if room == 0 {
                     metrics::counter!("tertulia_in_flight_refused_total").increment(1);
                     return Err(ReceiveError::InFlightLimit);
                 }
-                let messages = state.pick(max.min(room));
-                let dry = messages.is_empty() && state.window().unread_after().is_some();
-                Ok((messages, dry, lapsed))
+                let max = wanted.max.min(room);
+                if wanted.from_dead {
+                    let dead = state.dead(reader, None, max);
+                    return Ok((dead.into_iter().map(|place| (place, None)).collect(), false));
+                }
+                let messages = state.pick(reader, max, now_ms);
+                let dry = messages.is_empty() && state.unread_after(reader).is_some();
+                Ok((messages, dry))
             })
         };
         loop {
-            let (messages, dry, lapsed) = take()?;
-            // What lapsed beyond what is taken here is for others.
-            cell.ring(lapsed.saturating_sub(messages.len()));
+            let (messages, dry) = take()?;
             let (cell, coordinator) = (cell.clone(), self.clone());
             if !dry {
-                return Ok(Picked { cell, coordinator, messages });
+                return Ok(Picked { cell, coordinator, reader, messages });
             }
-            self.refill(&cell, stream).await.map_err(ReceiveError::Refused)?;
+            self.refill(&cell, stream, reader).await.map_err(ReceiveError::Refused)?;
         }
     }
 
     /// Reads on where the window ends.
-    async fn refill(&self, cell: &Arc<StreamCell>, stream: &StreamRef) -> Result<(), Refusal> {
-        let _one = cell.refilling.lock().await;
-        let (after, empty, stored) =
-            cell.decide(|s| (s.window().unread_after(), s.window().is_empty(), s.stored()));
-        let (Some(after), true) = (after, empty) else { return Ok(()) };
+    async fn refill(
+        &self,
+        cell: &Arc<StreamCell>,
+        stream: &StreamRef,
+        reader: SubscriptionId,
+    ) -> Result<(), Refusal> {
+        let bell = cell.bell(reader);
+        let _one = bell.refilling.lock().await;
+        let (after, ready, stored) =
+            cell.decide(|s| (s.unread_after(reader), s.has_ready(reader), s.stored()));
+        let (Some(after), false) = (after, ready) else { return Ok(()) };
         let store = self.parts.replica.store().clone();
         // What is queued for the disk must be on it before the disk is asked.
         store.barrier().await.map_err(|_| Refusal::Stopping)?;
         let generation = stream.generation;
-        let read = move || scan::places(&store, generation, after, REFILL);
+        let read = move || scan::places(&store, generation, reader, Some(after), REFILL);
         let places = blocking(&**self.parts.replica.spawn(), read).await.map_err(|error| {
             tracing::error!(%error, stream = %generation, "a stream cannot be read on");
             Refusal::Overloaded
         })?;
         let now_ms = self.parts.replica.service().now_ms();
-        cell.decide(|state| {
+        let ready = cell.decide(|state| {
             let at_end = places.len() < REFILL && state.stored() == stored;
             let last = places.last().copied().unwrap_or(after);
-            state.refill(&places, (!at_end).then_some(last), now_ms);
+            state.refill(reader, &places, (!at_end).then_some(last), now_ms)
         });
-        cell.ring(places.len());
+        cell.ring(reader, ready);
         Ok(())
     }
 
@@ -256,8 +359,10 @@ impl Coordinator {
         self: &Arc<Self>,
         mut picked: Picked,
         stream: &StreamRef,
-        bytes_max: usize,
+        wanted: &Wanted,
     ) -> Opened {
+        let bytes_max = wanted.bytes_max;
+        let now_ms = self.parts.replica.service().now_ms();
         let missing: Vec<Place> =
             picked.messages.iter().filter(|(_, e)| e.is_none()).map(|(p, _)| *p).collect();
         let mut read = self.read(stream, missing, bytes_max).await.into_iter();
@@ -272,10 +377,14 @@ impl Coordinator {
             match found {
                 Found::Here(payload) if full => rest.push((place, Some(payload))),
                 Found::Later => rest.push((place, None)),
-                Found::Here(payload) => match open(stream, &payload) {
+                Found::Here(kept) if kept.ends_ms(wanted.retention_ms) <= now_ms => {
+                    picked.cell.decide(|state| state.doom(wanted.reader, place, now_ms));
+                    picked.cell.note_left_over();
+                }
+                Found::Here(kept) => match open(stream, &kept.envelope) {
                     Some(content) => {
                         bytes += content.body.len();
-                        messages.push(OpenMessage { place, content, envelope: payload });
+                        messages.push(OpenMessage { place, content, kept });
                     }
                     None => self.note_hole(&picked.cell, place),
                 },
@@ -287,12 +396,12 @@ impl Coordinator {
             && messages.len() > 1
             && let Some(last) = messages.pop()
         {
-            rest.push((last.place, Some(last.envelope)));
+            rest.push((last.place, Some(last.kept)));
         }
         picked.messages = rest;
-        let back = messages.iter().map(|m| (m.place, Some(m.envelope.clone()))).collect();
-        let (cell, coordinator) = (picked.cell.clone(), self.clone());
-        Opened { messages, picked: Picked { cell, coordinator, messages: back } }
+        let back = messages.iter().map(|m| (m.place, Some(m.kept.clone()))).collect();
+        let (cell, coordinator, reader) = (picked.cell.clone(), self.clone(), wanted.reader);
+        Opened { messages, picked: Picked { cell, coordinator, reader, messages: back } }
     }
 
     /// A message that is present and does not open is a hole. One that was settled meanwhile is
@@ -306,7 +415,12 @@ impl Coordinator {
     }
 
     /// Reads payloads in order until they are as many bytes as may be answered.
-    async fn read(&self, stream: &StreamRef, places: Vec<Place>, bytes_max: usize) -> Vec<Found> {
+    pub(super) async fn read(
+        &self,
+        stream: &StreamRef,
+        places: Vec<Place>,
+        bytes_max: usize,
+    ) -> Vec<Found> {
         if places.is_empty() {
             return Vec::new();
         }
@@ -321,10 +435,10 @@ impl Coordinator {
                 if bytes >= bytes_max {
                     break;
                 }
-                found.push(match scan::envelope(&store, generation, place) {
-                    Ok(Some(envelope)) => {
-                        bytes += envelope.sealed.len();
-                        Found::Here(Arc::new(envelope))
+                found.push(match scan::message(&store, generation, place) {
+                    Ok(Some(kept)) => {
+                        bytes += kept.envelope.sealed.len();
+                        Found::Here(kept)
                     }
                     Ok(None) => Found::Nothing,
                     Err(error) => {
@@ -342,20 +456,28 @@ impl Coordinator {
         self: &Arc<Self>,
         mut opened: Opened,
         stream: &StreamRef,
-        duration_ms: u64,
+        wanted: &Wanted,
         began_ms: u64,
     ) -> Result<Granted, ReceiveError> {
+        let (reader, duration_ms) = (wanted.reader, wanted.duration_ms);
         let replica = &self.parts.replica;
         let cell = opened.picked.cell.clone();
         let bare = |m: &OpenMessage| LeaseDot { place: m.place, envelope: None };
         let mut op = LeaseOp {
             header: stream.header(),
-            requester: RequesterId::random(&*self.parts.rng),
+            reader,
+            requester: wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng)),
+            holder: wanted.holder.clone(),
+            purpose: if wanted.from_dead { Purpose::DeliverDead } else { Purpose::Deliver },
             counter: 0,
             duration_ms,
             dots: opened.messages.iter().map(bare).collect(),
         };
         let (ticket, votes) = replica.lease(&cell, &mut op).map_err(ReceiveError::Refused)?;
+        let deaths: Vec<Option<Death>> = cell.decide(|state| {
+            let death = |dot: &LeaseDot| state.attempt(reader, dot.place.1).and_then(|a| a.death);
+            op.dots.iter().map(death).collect()
+        });
         opened.picked.messages.clear();
         let lease = |m: &OpenMessage| Lease {
             place: m.place,
@@ -366,22 +488,25 @@ impl Coordinator {
             began_ms,
             duration_ms,
         };
+        let mut deaths = deaths.into_iter();
         let deliver = |m: OpenMessage| Delivery {
             lease: lease(&m),
-            header: m.envelope.header.clone(),
+            header: m.kept.envelope.header.clone(),
             content: m.content,
+            death: deaths.next().flatten(),
         };
         let with_payload = LeaseOp {
             dots: opened
                 .messages
                 .iter()
-                .map(|m| LeaseDot { place: m.place, envelope: Some(m.envelope.clone()) })
+                .map(|m| LeaseDot { place: m.place, envelope: Some(m.kept.envelope.clone()) })
                 .collect(),
             ..op.clone()
         };
         let deliveries = opened.messages.drain(..).map(deliver).collect();
         // From here on, whoever drops this gives the messages back.
-        let granted = Granted { coordinator: self.clone(), stream: stream.clone(), deliveries };
+        let (coordinator, stream) = (self.clone(), stream.clone());
+        let granted = Granted { coordinator, stream, reader, deliveries, is_repeat: false };
         let local = {
             let replica = replica.clone();
             async move { replica.leased(ticket, votes).await }
@@ -430,15 +555,20 @@ impl Coordinator {
             if tallies[i].reached() { won.push(delivery) } else { lost.push(delivery.lease) }
         }
         granted.deliveries = won;
-        self.withdraw(&granted.stream, lost);
+        self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }
 
     /// A withdrawal that an overloaded node refuses is tried again for a while: the messages would
     /// stay hidden until their leases end.
-    async fn withdraw_until_done(self: &Arc<Self>, stream: &StreamRef, mut items: Vec<SettleItem>) {
+    async fn withdraw_until_done(
+        self: &Arc<Self>,
+        stream: &StreamRef,
+        reader: SubscriptionId,
+        mut items: Vec<SettleItem>,
+    ) {
         for tried in 0..WITHDRAW_TRIES {
-            let settled = self.settle(stream, items.clone(), false).await;
+            let settled = self.settle(stream, reader, items.clone(), false).await;
             let mut open =
                 settled.iter().map(|s| matches!(s, Settled::Refused(_) | Settled::Unknown));
             items.retain(|_| open.next().unwrap_or(false));
@@ -450,22 +580,22 @@ impl Coordinator {
     }
 
     /// Gives back leases whose messages were never handed out, in the background.
-    fn withdraw(self: &Arc<Self>, stream: &StreamRef, leases: Vec<Lease>) {
+    fn withdraw(self: &Arc<Self>, stream: &StreamRef, reader: SubscriptionId, leases: Vec<Lease>) {
         if leases.is_empty() {
             return;
         }
         let (coordinator, stream) = (self.clone(), stream.clone());
         let items = leases.iter().map(|lease| lease.item(SettleAction::Withdraw)).collect();
         self.parts.replica.spawn().task(Box::pin(async move {
-            coordinator.withdraw_until_done(&stream, items).await;
+            coordinator.withdraw_until_done(&stream, reader, items).await;
         }));
     }
 }
 
 /// What became of reading a payload.
-enum Found {
+pub(super) enum Found {
     /// It is here.
-    Here(Arc<Envelope>),
+    Here(Kept),
     /// Its row is gone or damaged.
     Nothing,
     /// It was not read: there is enough already, or the disk does not answer.
@@ -475,7 +605,7 @@ enum Found {
 struct OpenMessage {
     place: Place,
     content: Content,
-    envelope: Arc<Envelope>,
+    kept: Kept,
 }
 
 /// Opened messages, still only picked.
@@ -484,7 +614,7 @@ struct Opened {
     picked: Picked,
 }
 
-fn open(stream: &StreamRef, envelope: &Envelope) -> Option<Content> {
+pub(super) fn open(stream: &StreamRef, envelope: &Envelope) -> Option<Content> {
     let header = &envelope.header;
     let bound = header.associated(stream.generation);
     let plain = open_message(&stream.key, &header.dot, &bound, &envelope.nonce, &envelope.sealed)?;

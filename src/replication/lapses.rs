@@ -1,4 +1,4 @@
-//! Worker: wakes receivers when leases lapse. One timer for the whole node: an idle queue costs
+//! Worker: wakes receivers when leases lapse, pauses end, delayed messages are due. One timer for the whole node: an idle queue costs
 //! nothing, a busy one an entry.
 
 use super::stream_cell::StreamCell;
@@ -11,13 +11,13 @@ use tokio::sync::Notify;
 
 #[derive(Default)]
 struct Watched {
-    /// Streams by the next end of a lease, on the service clock in ms.
+    /// Streams by the next such change, on the service clock in ms.
     order: BTreeSet<(u64, Generation)>,
     /// The entry of each stream in `order`.
     streams: BTreeMap<Generation, (u64, Weak<StreamCell>)>,
 }
 
-/// Streams with running leases.
+/// Streams in which something changes by itself.
 pub struct Lapses {
     service: Arc<ServiceClock>,
     watched: Mutex<Watched>,
@@ -31,7 +31,7 @@ impl Lapses {
         Arc::new(Self { service, watched: Mutex::default(), earlier: Notify::new() })
     }
 
-    /// Looks at the stream again when its next lease ends.
+    /// Looks at the stream again at that time.
     pub fn watch(&self, cell: &Arc<StreamCell>, until_ms: u64) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
         let known = watched.streams.get(&cell.generation).map(|(at, _)| *at);
@@ -84,11 +84,8 @@ impl Lapses {
             }
             let now_ms = self.service.now_ms();
             for cell in self.take_due(now_ms) {
-                let (lapsed, next) =
-                    cell.decide(|stream| (stream.lapse(now_ms), stream.next_expiry_ms()));
-                cell.ring(lapsed);
-                if let Some(until_ms) = next {
-                    self.watch(&cell, until_ms);
+                if let Some(at_ms) = cell.wake(now_ms) {
+                    self.watch(&cell, at_ms);
                 }
             }
         }

@@ -10,9 +10,16 @@
 
 pub mod coordinator;
 pub mod dispatcher;
+pub mod forwarding;
+pub mod inspecting;
 pub mod lapses;
 pub mod peers;
 pub mod replica;
 mod rows;
+pub mod rules;
 pub mod scan;
+pub mod sending;
+pub mod settling;
 pub mod stream_cell;
+pub mod subscribing;
+pub mod upkeep;

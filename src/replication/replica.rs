@@ -6,21 +6,22 @@
 
 use super::lapses::Lapses;
 use super::rows::{ROW_BYTES, row_ops};
+use super::rules;
 use super::scan;
-use super::stream_cell::{PayloadBudget, StreamCell};
+use super::stream_cell::{LeftOver, MemoryBudget, StreamCell};
 use crate::base::clock::ServiceClock;
 use crate::base::hlc::{Hlc, HlcClock};
-use crate::base::ids::{Boot, Generation, NodeId};
+use crate::base::ids::{Boot, Generation, NodeId, SubscriptionId};
 use crate::base::seams::{Spawn, blocking};
 use crate::crdt::dot::Dot;
 use crate::layout::view::ViewId;
-use crate::message::envelope::Envelope;
+use crate::message::envelope::{Envelope, Kept};
 use crate::metadata::Catalog;
 use crate::protocol::op::{
-    Answer, Change, LeaseOp, LeaseVote, OpHeader, Refusal, Reply, Request, Seal, SettleOp,
-    SettleVote, StoreOp, Voter,
+    Answer, Change, LeaseOp, LeaseVote, OpHeader, Purpose, Refusal, Reply, Request, Seal, SettleOp,
+    StoreOp, StoreVote, SubscriptionOp, Voter,
 };
-use crate::protocol::stream::Stream;
+use crate::protocol::stream::{Bounds, Stream, StreamKind};
 use crate::store::{Admission, Refused, Store, Ticket, WriteClass};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -59,14 +60,16 @@ type Cells = BTreeMap<Generation, Arc<OnceCell<Arc<StreamCell>>>>;
 pub struct Replica {
     parts: ReplicaParts,
     cells: Mutex<Cells>,
-    budget: Arc<PayloadBudget>,
+    budget: Arc<MemoryBudget>,
+    left_over: Arc<LeftOver>,
 }
 
 impl Replica {
     /// A replica on a running store.
     #[must_use]
     pub fn new(parts: ReplicaParts) -> Arc<Self> {
-        Arc::new(Self { parts, cells: Mutex::default(), budget: Arc::default() })
+        let (budget, left_over) = (Arc::default(), Arc::default());
+        Arc::new(Self { parts, cells: Mutex::default(), budget, left_over })
     }
 
     /// This node.
@@ -93,6 +96,12 @@ impl Replica {
         &self.parts.spawn
     }
 
+    /// Streams of which something is left to do.
+    #[must_use]
+    pub fn left_over(&self) -> &Arc<LeftOver> {
+        &self.left_over
+    }
+
     /// The worker that watches for lapses.
     #[must_use]
     pub fn lapses(&self) -> &Arc<Lapses> {
@@ -109,9 +118,7 @@ impl Replica {
             let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
             match cells.get(&generation) {
                 Some(slot) => slot.clone(),
-                None if self.parts.catalog.queue_by_generation(generation).is_none() => {
-                    return Err(Refusal::Sealed);
-                }
+                None if self.bounds(generation).is_none() => return Err(Refusal::Sealed),
                 None => cells.entry(generation).or_default().clone(),
             }
         };
@@ -129,19 +136,65 @@ impl Replica {
             Refusal::Overloaded
         })?;
         let now_ms = self.parts.service.now_ms();
-        let stream = Stream::load(self.parts.node, self.parts.boot, loaded, now_ms);
-        let next = stream.next_expiry_ms();
-        let cell = Arc::new(StreamCell::new(generation, stream, self.budget.clone()));
-        if let Some(until_ms) = next {
-            self.parts.lapses.watch(&cell, until_ms);
+        let (kind, _) = self.bounds(generation).ok_or(Refusal::Sealed)?;
+        let me = (self.parts.node, self.parts.boot);
+        let rules = |id| rules::reader(&self.parts.catalog, generation, id);
+        let stream = Stream::load(me, kind, loaded, now_ms, &rules);
+        let unswept = !stream.unswept().is_empty();
+        let (budget, left_over) = (self.budget.clone(), self.left_over.clone());
+        let cell = Arc::new(StreamCell::new(generation, stream, budget, left_over));
+        if unswept {
+            cell.note_left_over();
+        }
+        if let Some(at_ms) = cell.wake(now_ms) {
+            self.parts.lapses.watch(&cell, at_ms);
         }
         Ok(cell)
+    }
+
+    /// What a stream is, and what bounds it; `None` when no record knows it.
+    fn bounds(&self, generation: Generation) -> Option<(StreamKind, Bounds)> {
+        rules::stream(&self.parts.catalog, generation)
+    }
+
+    /// Makes one decision for a reader, as its settings are now: time passes first, then what is
+    /// asked; receivers are woken and timers set afterwards.
+    pub(super) fn decide<T>(
+        &self,
+        cell: &Arc<StreamCell>,
+        reader: SubscriptionId,
+        decide: impl FnOnce(&mut Stream, u64) -> T,
+    ) -> T {
+        let now_ms = self.parts.service.now_ms();
+        let rules = rules::reader(&self.parts.catalog, cell.generation, reader);
+        let (result, ready, doomed, next) = cell.decide(|stream| {
+            stream.govern(reader, rules);
+            let before = stream.counts(reader).ready;
+            stream.wake(reader, now_ms);
+            let result = decide(stream, now_ms);
+            let ready = stream.counts(reader).ready.saturating_sub(before);
+            (result, ready, stream.has_doomed(reader), stream.next_wake_ms())
+        });
+        cell.ring(reader, usize::try_from(ready).unwrap_or(usize::MAX));
+        if doomed {
+            cell.note_left_over();
+        }
+        if let Some(at_ms) = next {
+            self.parts.lapses.watch(cell, at_ms);
+        }
+        result
     }
 
     /// Whether payloads may be kept in memory.
     #[must_use]
     pub fn has_room(&self) -> bool {
         self.budget.has_room()
+    }
+
+    /// Whether times and groups of messages may be kept in memory.
+    #[must_use]
+    pub fn has_room_for_marks(&self) -> bool {
+        self.budget.has_room_for_marks()
     }
 
     /// Messages of a stream in memory; `None` when it is not loaded.
@@ -174,7 +227,7 @@ impl Replica {
     }
 
     /// Queues the changes of a decision, under the lock of that decision.
-    fn commit(
+    pub(super) fn submit(
         &self,
         admission: Admission,
         generation: Generation,
@@ -202,38 +255,73 @@ impl Replica {
         Reply { voter, answer: Answer::Refused(refusal) }
     }
 
-    /// Mints, seals and stores messages in one decision: the coordinator's own vote. `seal` gets
-    /// each message's dot and stamp.
+    /// Mints, seals and stores messages in one decision: the coordinator's own vote. `dots`: the
+    /// names of those that have one already. `seal` gets each message's dot and stamp.
     ///
     /// # Errors
     /// [`Refusal`], and no number was drawn.
     pub fn originate(
         &self,
         cell: &Arc<StreamCell>,
-        header: &OpHeader,
+        header: OpHeader,
         admission: Admission,
-        count: usize,
+        dots: &[Option<Dot>],
         mut seal: impl FnMut(usize, Dot, Hlc) -> Arc<Envelope>,
-    ) -> Result<(Vec<Arc<Envelope>>, Ticket), Refusal> {
-        self.check_view(header)?;
+    ) -> Result<(StoreOp, Vec<StoreVote>, Ticket), Refusal> {
+        self.check_view(&header)?;
+        let (_, bounds) = self.bounds(cell.generation).ok_or(Refusal::Sealed)?;
         let keep = self.budget.has_room();
+        let now_ms = self.parts.service.now_ms();
         let stored = cell.decide(|stream| {
             stream.may_store(header.record_version)?;
-            let envelopes: Vec<Arc<Envelope>> =
-                (0..count).map(|i| seal(i, stream.mint(i as u64), self.parts.hlc.now())).collect();
-            let changes = stream.store(header.record_version, &envelopes, keep)?;
-            Ok((envelopes, self.commit(admission, cell.generation, stream, changes)))
-        })?;
-        cell.ring(count);
-        Ok(stored)
+            let mut minted = 0;
+            let mut envelopes = Vec::with_capacity(dots.len());
+            for (i, named) in dots.iter().enumerate() {
+                let dot = named.unwrap_or_else(|| {
+                    minted += 1;
+                    stream.mint(minted - 1)
+                });
+                envelopes.push(seal(i, dot, self.parts.hlc.now()));
+            }
+            let op = StoreOp { header, envelopes, closed: Vec::new() };
+            let (votes, changes) = stream.store(&op, bounds, now_ms, keep)?;
+            let next = stream.next_wake_ms();
+            Ok((op, votes, self.submit(admission, cell.generation, stream, changes), next))
+        });
+        let (op, votes, ticket, next) = stored?;
+        self.after_store(cell, &op, next);
+        Ok((op, votes, ticket))
+    }
+
+    /// Wakes whoever waits for what was stored.
+    fn after_store(&self, cell: &Arc<StreamCell>, op: &StoreOp, next: Option<u64>) {
+        if let Some(at_ms) = next {
+            self.parts.lapses.watch(cell, at_ms);
+        }
+        let mut news: BTreeMap<SubscriptionId, usize> = BTreeMap::new();
+        for header in op.envelopes.iter().map(|envelope| &envelope.header) {
+            if header.set_version == 0 {
+                *news.entry(SubscriptionId::QUEUE).or_default() += 1;
+            }
+            for id in &header.matched {
+                *news.entry(*id).or_default() += 1;
+            }
+        }
+        for (id, count) in news {
+            cell.ring(id, count);
+        }
     }
 
     /// The vote that a ticket of [`Replica::originate`] becomes.
     ///
     /// # Errors
     /// [`StoreFailed`].
-    pub async fn stored(&self, ticket: Ticket) -> Result<Reply, StoreFailed> {
-        self.reply(ticket, Answer::Stored).await
+    pub async fn stored(
+        &self,
+        ticket: Ticket,
+        votes: Vec<StoreVote>,
+    ) -> Result<Reply, StoreFailed> {
+        self.reply(ticket, Answer::Stored(votes)).await
     }
 
     /// The vote that a ticket of [`Replica::lease`] becomes.
@@ -259,6 +347,8 @@ impl Replica {
             Request::Settle(op) => self.settle_op(op).await,
             Request::Seal(header, seal) => self.seal_op(header, seal).await,
             Request::Census(header) => self.census(header).await,
+            Request::Context(header) => self.context(header).await,
+            Request::Subscription(header, op) => self.subscription_op(header, op).await,
         };
         match done {
             Ok((ticket, answer)) => self.reply(ticket, answer).await,
@@ -269,26 +359,32 @@ impl Replica {
     async fn store_op(&self, op: &StoreOp) -> Result<(Ticket, Answer), Refusal> {
         self.check_view(&op.header)?;
         for envelope in &op.envelopes {
-            // A stamp far ahead is refused, not merged [F24].
-            self.parts.hlc.observe(envelope.header.hlc).map_err(|_| Refusal::ClockAhead)?;
+            // A stamp far ahead is refused, not merged [F24]; of a copy it is its source's.
+            if envelope.header.hop == 0 {
+                self.parts.hlc.observe(envelope.header.hlc).map_err(|_| Refusal::ClockAhead)?;
+            }
         }
         let cell = self.cell(op.header.stream).await?;
+        let (_, bounds) = self.bounds(cell.generation).ok_or(Refusal::Sealed)?;
         self.compare_known(&cell, op).await?;
         let bytes = op.envelopes.iter().map(|e| e.sealed.len() + ROW_BYTES).sum();
         let admission = self.admit(WriteClass::Growth, bytes)?;
-        let keep = self.budget.has_room();
-        let ticket = cell.decide(|stream| {
-            let changes = stream.store(op.header.record_version, &op.envelopes, keep)?;
-            Ok(self.commit(admission, cell.generation, stream, changes))
+        let (keep, now_ms) = (self.budget.has_room(), self.parts.service.now_ms());
+        let (votes, ticket, next) = cell.decide(|stream| {
+            let (votes, changes) = stream.store(op, bounds, now_ms, keep)?;
+            let next = stream.next_wake_ms();
+            Ok((votes, self.submit(admission, cell.generation, stream, changes), next))
         })?;
-        cell.ring(op.envelopes.len());
-        Ok((ticket, Answer::Stored))
+        self.after_store(&cell, op, next);
+        Ok((ticket, Answer::Stored(votes)))
     }
 
-    /// A known dot with another content is refused [R11].
+    /// A known dot with another content is refused [R11]. Of keyed dots the state itself knows.
     async fn compare_known(&self, cell: &StreamCell, op: &StoreOp) -> Result<(), Refusal> {
         let known: Vec<Arc<Envelope>> = cell.decide(|stream| {
-            let is_known = |e: &&Arc<Envelope>| stream.is_present(e.header.dot);
+            let is_known = |e: &&Arc<Envelope>| {
+                !matches!(e.header.dot, Dot::Keyed(_)) && stream.is_present(e.header.dot)
+            };
             op.envelopes.iter().filter(is_known).cloned().collect()
         });
         if known.is_empty() {
@@ -300,9 +396,11 @@ impl Replica {
         let same = move || {
             known.iter().all(|e| {
                 let place = (e.header.hlc, e.header.dot);
-                let stored = scan::envelope(&store, generation, place).ok().flatten();
+                let stored = scan::message(&store, generation, place).ok().flatten();
                 // Known and not to be found under its place: another content, or a hole [F23].
-                stored.is_some_and(|stored| stored.header.content_mac == e.header.content_mac)
+                stored.is_some_and(|stored| {
+                    stored.envelope.header.content_mac == e.header.content_mac
+                })
             })
         };
         if blocking(&*self.parts.spawn, same).await { Ok(()) } else { Err(Refusal::OtherContent) }
@@ -310,8 +408,40 @@ impl Replica {
 
     async fn lease_op(&self, op: &LeaseOp) -> Result<(Ticket, Answer), Refusal> {
         let cell = self.cell(op.header.stream).await?;
-        let (ticket, votes) = self.lease(&cell, &mut op.clone())?;
-        Ok((ticket, Answer::Leased(votes)))
+        let mut op = op.clone();
+        if op.purpose != Purpose::Expire {
+            let (ticket, votes) = self.lease(&cell, &mut op)?;
+            return Ok((ticket, Answer::Leased(votes)));
+        }
+        let over = self.are_over(&cell, &op).await?;
+        let mut is_over = over.iter().copied();
+        op.dots.retain(|_| is_over.next().unwrap_or(false));
+        let (ticket, granted) = self.lease(&cell, &mut op)?;
+        let mut granted = granted.into_iter();
+        let vote = |is_over| match is_over {
+            true => granted.next().unwrap_or(LeaseVote::NotFit),
+            false => LeaseVote::NotFit,
+        };
+        Ok((ticket, Answer::Leased(over.into_iter().map(vote).collect())))
+    }
+
+    /// A lease to drop messages is granted only for what this replica's own clock calls over: one
+    /// fast clock expires nothing [F18].
+    async fn are_over(&self, cell: &StreamCell, op: &LeaseOp) -> Result<Vec<bool>, Refusal> {
+        let retention_ms =
+            rules::reader(&self.parts.catalog, cell.generation, op.reader).retention_ms;
+        let (store, generation) = (self.parts.store.clone(), cell.generation);
+        store.barrier().await.map_err(|_| Refusal::Stopping)?;
+        let places: Vec<_> = op.dots.iter().map(|dot| dot.place).collect();
+        let read = move || {
+            let of = |place| scan::message(&store, generation, place).ok().flatten();
+            places.into_iter().map(of).collect::<Vec<_>>()
+        };
+        let kept = blocking(&*self.parts.spawn, read).await;
+        let now_ms = self.parts.service.now_ms();
+        let is_over =
+            |kept: &Option<Kept>| kept.as_ref().is_some_and(|k| k.ends_ms(retention_ms) <= now_ms);
+        Ok(kept.iter().map(is_over).collect())
     }
 
     /// Votes on a lease of a loaded stream. A counter of 0 is replaced by the next one, in the
@@ -329,47 +459,69 @@ impl Replica {
         let bytes =
             op.dots.iter().map(|d| ROW_BYTES + d.envelope.as_ref().map_or(0, payload)).sum();
         let admission = self.admit(WriteClass::Reserve, bytes)?;
-        let now_ms = self.parts.service.now_ms();
-        let (lapsed, decided) = cell.decide(|stream| {
-            let lapsed = stream.lapse(now_ms);
+        let wall_ms = self.parts.hlc.wall_ms();
+        self.decide(cell, op.reader, |stream, now_ms| {
             if op.counter == 0 {
-                op.counter = stream.next_counter();
+                op.counter = stream.next_counter(op.reader);
             }
-            let decided = stream.lease(op, now_ms).map(|(votes, changes)| {
-                let ticket = self.commit(admission, cell.generation, stream, changes);
-                (ticket, votes, stream.next_expiry_ms())
-            });
-            (lapsed, decided)
-        });
-        cell.ring(lapsed);
-        let (ticket, votes, next) = decided?;
-        if let Some(until_ms) = next {
-            self.parts.lapses.watch(cell, until_ms);
-        }
-        Ok((ticket, votes))
+            let (votes, changes) = stream.lease(op, now_ms, wall_ms)?;
+            Ok((self.submit(admission, cell.generation, stream, changes), votes))
+        })
     }
 
     async fn settle_op(&self, op: &SettleOp) -> Result<(Ticket, Answer), Refusal> {
         self.check_view(&op.header)?;
         let cell = self.cell(op.header.stream).await?;
         let admission = self.admit(WriteClass::Reserve, op.items.len() * ROW_BYTES)?;
-        let now_ms = self.parts.service.now_ms();
-        let (ticket, votes, ready, next) = cell.decide(|stream| {
-            let lapsed = stream.lapse(now_ms);
-            let (votes, changes) = stream.settle(op, now_ms)?;
-            let released = op.items.iter().zip(&votes).filter(|(item, vote)| {
-                **vote == SettleVote::Counted
-                    && stream.attempt(item.place.1).is_some_and(|a| !a.is_held(now_ms))
-            });
-            let ready = lapsed + released.count();
-            let ticket = self.commit(admission, cell.generation, stream, changes);
-            Ok((ticket, votes, ready, stream.next_expiry_ms()))
+        let wall_ms = self.parts.hlc.wall_ms();
+        let (ticket, votes) = self.decide(&cell, op.reader, |stream, now_ms| {
+            let (votes, changes) = stream.settle(op, now_ms, wall_ms)?;
+            Ok((self.submit(admission, cell.generation, stream, changes), votes))
         })?;
-        cell.ring(ready);
-        if let Some(until_ms) = next {
-            self.parts.lapses.watch(&cell, until_ms);
-        }
         Ok((ticket, Answer::Settled(votes)))
+    }
+
+    async fn context(&self, header: &OpHeader) -> Result<(Ticket, Answer), Refusal> {
+        self.check_view(header)?;
+        let cell = self.cell(header.stream).await?;
+        let seen = cell.decide(|stream| stream.seen());
+        Ok((self.parts.store.barrier(), Answer::Seen(seen)))
+    }
+
+    async fn subscription_op(
+        &self,
+        header: &OpHeader,
+        op: &SubscriptionOp,
+    ) -> Result<(Ticket, Answer), Refusal> {
+        self.check_view(header)?;
+        let cell = self.cell(header.stream).await?;
+        let rows = match op {
+            SubscriptionOp::Purge(..) => 4,
+            SubscriptionOp::Put(set) => 4 + set.filters.len(),
+            SubscriptionOp::Adopt(_, places) => places.len(),
+        };
+        let admission = self.admit(WriteClass::Reserve, rows * ROW_BYTES)?;
+        let now_ms = self.parts.service.now_ms();
+        let version = header.record_version;
+        let rules = |id| rules::reader(&self.parts.catalog, cell.generation, id);
+        let (ticket, answer) = cell.decide(|stream| {
+            let (answer, changes) = match op {
+                SubscriptionOp::Purge(id, dots) => {
+                    let (count, changes) = stream.purge(version, *id, dots, now_ms)?;
+                    (Answer::Counted(count), changes)
+                }
+                SubscriptionOp::Put(set) => {
+                    (Answer::Joined, stream.put_set(version, set, &rules, now_ms)?)
+                }
+                SubscriptionOp::Adopt(id, places) => {
+                    (Answer::Joined, stream.adopt(version, *id, places, now_ms)?)
+                }
+            };
+            Ok((self.submit(admission, cell.generation, stream, changes), answer))
+        })?;
+        cell.ring_all();
+        cell.note_left_over();
+        Ok((ticket, answer))
     }
 
     async fn seal_op(&self, header: &OpHeader, seal: &Seal) -> Result<(Ticket, Answer), Refusal> {
@@ -378,7 +530,7 @@ impl Replica {
         let admission = self.admit(WriteClass::Reserve, ROW_BYTES)?;
         let ticket = cell.decide(|stream| {
             let changes = stream.close(seal.clone());
-            self.commit(admission, cell.generation, stream, changes)
+            self.submit(admission, cell.generation, stream, changes)
         });
         cell.ring_all();
         Ok((ticket, Answer::Sealed))

@@ -2,8 +2,8 @@
 //! order: a head-of-queue read never walks over what is gone.
 
 use crate::base::hlc::Hlc;
-use crate::base::ids::{Boot, Generation, NodeId, RequesterId};
-use crate::crdt::dot::Dot;
+use crate::base::ids::{Boot, Generation, LinkId, NodeId, RequesterId, SubscriptionId};
+use crate::crdt::dot::{Dot, KeyedId};
 use crate::protocol::op::Change;
 use crate::protocol::stream::{Place, Stream};
 use crate::store::{RowOp, Table};
@@ -15,59 +15,173 @@ pub const TAG: u8 = 1;
 pub const ROW_BYTES: usize = 160;
 
 const MINTED: u8 = 0;
+const KEYED: u8 = 1;
+const DERIVED: u8 = 2;
 
 /// `dot` in an order-preserving form.
 fn push_dot(key: &mut Vec<u8>, dot: Dot) {
-    let Dot::Minted { node, boot, seq } = dot;
-    key.push(MINTED);
-    key.extend(node.0.to_be_bytes());
-    key.extend(boot.0.to_be_bytes());
-    key.extend(seq.to_be_bytes());
+    let numbers = |node: NodeId, boot: Boot, seq: u64, key: &mut Vec<u8>| {
+        key.extend(node.0.to_be_bytes());
+        key.extend(boot.0.to_be_bytes());
+        key.extend(seq.to_be_bytes());
+    };
+    match dot {
+        Dot::Minted { node, boot, seq } => {
+            key.push(MINTED);
+            numbers(node, boot, seq, key);
+        }
+        Dot::Keyed(id) => {
+            key.push(KEYED);
+            key.extend(id.0);
+        }
+        Dot::Derived { link, hop, node, boot, seq } => {
+            key.push(DERIVED);
+            key.extend(link.0);
+            key.push(hop);
+            numbers(node, boot, seq, key);
+        }
+    }
 }
 
-/// The key of a message.
-pub fn message_key(stream: Generation, (hlc, dot): Place) -> Vec<u8> {
-    let mut key = Vec::with_capacity(61);
-    key.extend(stream.0);
+/// Reads numbers off a key.
+struct Reading<'a>(&'a [u8]);
+
+impl Reading<'_> {
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (head, tail) = self.0.split_first_chunk::<N>()?;
+        self.0 = tail;
+        Some(*head)
+    }
+
+    fn number(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    fn dot(&mut self) -> Option<Dot> {
+        let [kind] = self.take()?;
+        match kind {
+            MINTED => {
+                let (node, boot) = (NodeId(self.number()?), Boot(self.number()?));
+                Some(Dot::Minted { node, boot, seq: self.number()? })
+            }
+            KEYED => Some(Dot::Keyed(KeyedId(self.take()?))),
+            DERIVED => {
+                let (link, [hop]) = (LinkId(self.take()?), self.take()?);
+                let (node, boot) = (NodeId(self.number()?), Boot(self.number()?));
+                Some(Dot::Derived { link, hop, node, boot, seq: self.number()? })
+            }
+            _ => None,
+        }
+    }
+
+    fn place(&mut self) -> Option<Place> {
+        let wall_ms = self.number()?;
+        let logical = u32::from_be_bytes(self.take()?);
+        let hlc = Hlc { wall_ms, logical, node: NodeId(self.number()?) };
+        Some((hlc, self.dot()?))
+    }
+}
+
+fn push_place(key: &mut Vec<u8>, (hlc, dot): Place) {
     key.extend(hlc.wall_ms.to_be_bytes());
     key.extend(hlc.logical.to_be_bytes());
     key.extend(hlc.node.0.to_be_bytes());
-    push_dot(&mut key, dot);
+    push_dot(key, dot);
+}
+
+/// The key of a message.
+pub fn message_key(stream: Generation, place: Place) -> Vec<u8> {
+    let mut key = Vec::with_capacity(80);
+    key.extend(stream.0);
+    push_place(&mut key, place);
     key
+}
+
+/// The key of a message that a reader of a topic is not done with.
+pub fn open_key(stream: Generation, reader: SubscriptionId, place: Place) -> Vec<u8> {
+    let mut key = Vec::with_capacity(96);
+    key.extend(stream.0);
+    key.extend(reader.0);
+    push_place(&mut key, place);
+    key
+}
+
+/// The place that follows a key's first bytes; `None` when they name none.
+fn place_after(key: &[u8], skip: usize) -> Option<Place> {
+    let mut rest = Reading(key.get(skip..)?);
+    let place = rest.place()?;
+    rest.0.is_empty().then_some(place)
 }
 
 /// The place that a message's key names; `None` when it names none.
 pub fn place_of(key: &[u8]) -> Option<Place> {
-    let mut rest = key.get(16..)?;
-    let mut take = |n: usize| -> Option<u64> {
-        let (head, tail) = rest.split_at_checked(n)?;
-        rest = tail;
-        Some(head.iter().fold(0, |v, b| v << 8 | u64::from(*b)))
-    };
-    let hlc =
-        Hlc { wall_ms: take(8)?, logical: u32::try_from(take(4)?).ok()?, node: NodeId(take(8)?) };
-    (take(1)? == u64::from(MINTED)).then_some(())?;
-    let dot = Dot::Minted { node: NodeId(take(8)?), boot: Boot(take(8)?), seq: take(8)? };
-    rest.is_empty().then_some((hlc, dot))
+    place_after(key, 16)
 }
 
-/// The key of a grant.
-pub fn grant_key(stream: Generation, requester: RequesterId) -> Vec<u8> {
-    [stream.0, requester.0].concat()
+/// The reader and place that an open message's key names; `None` when it names none.
+pub fn open_of(key: &[u8]) -> Option<(SubscriptionId, Place)> {
+    Some((reader_of(key)?, place_after(key, 32)?))
 }
 
-/// The key of an attempt.
-pub fn attempt_key(stream: Generation, dot: Dot) -> Vec<u8> {
+/// The reader that a key names after its stream.
+pub fn reader_of(key: &[u8]) -> Option<SubscriptionId> {
+    key.get(16..32)?.try_into().ok().map(SubscriptionId)
+}
+
+/// The dot that a mark's key names.
+pub fn marked_dot(key: &[u8]) -> Option<Dot> {
+    let mut rest = Reading(key.get(16..)?);
+    let dot = rest.dot()?;
+    rest.0.is_empty().then_some(dot)
+}
+
+/// The key of a message's times and group.
+pub fn mark_key(stream: Generation, dot: Dot) -> Vec<u8> {
     let mut key = stream.0.to_vec();
     push_dot(&mut key, dot);
     key
 }
 
+/// The key of a keyed message's identity.
+pub fn identity_key(stream: Generation, id: KeyedId) -> Vec<u8> {
+    [stream.0, id.0].concat()
+}
+
+/// The key of a grant.
+pub fn grant_key(stream: Generation, reader: SubscriptionId, requester: RequesterId) -> Vec<u8> {
+    [stream.0, reader.0, requester.0].concat()
+}
+
+/// The key of an attempt.
+pub fn attempt_key(stream: Generation, reader: SubscriptionId, dot: Dot) -> Vec<u8> {
+    let mut key = [stream.0, reader.0].concat();
+    push_dot(&mut key, dot);
+    key
+}
+
+/// The key of what is kept of a reader.
+pub fn reader_key(stream: Generation, reader: SubscriptionId) -> Vec<u8> {
+    [stream.0, reader.0].concat()
+}
+
+/// The key of a stream's subscription set.
+pub fn set_key(stream: Generation) -> Vec<u8> {
+    [&stream.0[..], b"set"].concat()
+}
+
 /// The bounds of all rows of a stream in a table keyed by it.
 pub fn whole(stream: Generation) -> (Vec<u8>, Vec<u8>) {
     let mut end = stream.0.to_vec();
-    end.extend([0xff; 48]);
+    end.extend([0xff; 96]);
     (stream.0.to_vec(), end)
+}
+
+/// The bounds of all rows of a reader in a table keyed by stream and reader.
+pub fn whole_of_reader(stream: Generation, reader: SubscriptionId) -> (Vec<u8>, Vec<u8>) {
+    let first = reader_key(stream, reader);
+    let mut end = first.clone();
+    end.extend([0xff; 80]);
+    (first, end)
 }
 
 fn put(table: Table, key: Vec<u8>, row: &impl Serialize) -> RowOp {
@@ -75,29 +189,50 @@ fn put(table: Table, key: Vec<u8>, row: &impl Serialize) -> RowOp {
     RowOp::Put { table, key, tag: TAG, bytes }
 }
 
+fn delete(table: Table, key: Vec<u8>) -> RowOp {
+    RowOp::Delete { table, key }
+}
+
 /// The writes of a decision.
 pub fn row_ops(generation: Generation, stream: &Stream, changes: Vec<Change>) -> Vec<RowOp> {
+    let none = Vec::new();
     let op = |change| match change {
-        Change::PutMessage(envelope) => {
-            let key = message_key(generation, (envelope.header.hlc, envelope.header.dot));
-            RowOp::Put { table: Table::Messages, key, tag: TAG, bytes: envelope.to_bytes() }
+        Change::PutMessage(place, bytes) => {
+            let key = message_key(generation, place);
+            RowOp::Put { table: Table::Messages, key, tag: TAG, bytes }
         }
-        Change::DeleteMessage(place) => {
-            RowOp::Delete { table: Table::Messages, key: message_key(generation, place) }
+        Change::DeleteMessage(place) => delete(Table::Messages, message_key(generation, place)),
+        Change::PutOpen(reader, place) => {
+            let (key, bytes) = (open_key(generation, reader, place), none.clone());
+            RowOp::Put { table: Table::Open, key, tag: TAG, bytes }
         }
-        Change::PutGrant(requester, row) => {
-            put(Table::Grants, grant_key(generation, requester), &row)
+        Change::DeleteOpen(reader, place) => {
+            delete(Table::Open, open_key(generation, reader, place))
         }
-        Change::DeleteGrant(requester) => {
-            RowOp::Delete { table: Table::Grants, key: grant_key(generation, requester) }
+        Change::PutMark(dot, mark) => put(Table::Marks, mark_key(generation, dot), &mark),
+        Change::DeleteMark(dot) => delete(Table::Marks, mark_key(generation, dot)),
+        Change::PutIdentity(id, identity) => {
+            put(Table::Identities, identity_key(generation, id), &identity)
         }
-        Change::PutAttempt(dot, attempt) => {
-            put(Table::Attempts, attempt_key(generation, dot), &attempt)
+        Change::DeleteIdentity(id) => delete(Table::Identities, identity_key(generation, id)),
+        Change::PutGrant(reader, requester, row) => {
+            put(Table::Grants, grant_key(generation, reader, requester), &row)
         }
-        Change::DeleteAttempt(dot) => {
-            RowOp::Delete { table: Table::Attempts, key: attempt_key(generation, dot) }
+        Change::DeleteGrant(reader, requester) => {
+            delete(Table::Grants, grant_key(generation, reader, requester))
+        }
+        Change::PutAttempt(reader, dot, attempt) => {
+            put(Table::Attempts, attempt_key(generation, reader, dot), &attempt)
+        }
+        Change::DeleteAttempt(reader, dot) => {
+            delete(Table::Attempts, attempt_key(generation, reader, dot))
         }
         Change::PutMeta => put(Table::Streams, generation.0.to_vec(), &stream.meta()),
+        Change::PutReader(reader) => {
+            put(Table::Streams, reader_key(generation, reader), &stream.reader_meta(reader))
+        }
+        Change::DeleteReader(reader) => delete(Table::Streams, reader_key(generation, reader)),
+        Change::PutSet => put(Table::Streams, set_key(generation), &**stream.set()),
     };
     changes.into_iter().map(op).collect()
 }
@@ -111,7 +246,13 @@ mod tests {
         let hlc = (any::<u64>(), any::<u32>(), any::<u64>());
         (hlc, any::<(u64, u64, u64)>()).prop_map(|((wall_ms, logical, node), (n, b, seq))| {
             let hlc = Hlc { wall_ms, logical, node: NodeId(node) };
-            (hlc, Dot::Minted { node: NodeId(n), boot: Boot(b), seq })
+            let minted = Dot::Minted { node: NodeId(n), boot: Boot(b), seq };
+            let dot = match seq % 3 {
+                0 => minted,
+                1 => minted.copied_by(LinkId([u8::try_from(n % 256).unwrap_or(0); 16]), 1),
+                _ => Dot::Keyed(KeyedId([u8::try_from(n % 256).unwrap_or(0); 16])),
+            };
+            (hlc, dot)
         })
     }
 
@@ -122,12 +263,15 @@ mod tests {
             let (x, y) = (message_key(stream, a), message_key(stream, b));
             prop_assert_eq!(x.cmp(&y), a.cmp(&b));
             prop_assert_eq!(place_of(&x), Some(a));
+            let reader = SubscriptionId([9; 16]);
+            prop_assert_eq!(open_of(&open_key(stream, reader, a)), Some((reader, a)));
+            prop_assert_eq!(marked_dot(&mark_key(stream, a.1)), Some(a.1));
             let (from, to) = whole(stream);
             prop_assert!(from <= x && x <= to);
         }
 
         #[test]
-        fn a_damaged_key_names_no_place(a in place(), cut in 0..61usize) {
+        fn a_damaged_key_names_no_place(a in place(), cut in 0..53usize) {
             prop_assert_eq!(place_of(&message_key(Generation([7; 16]), a)[..cut]), None);
         }
     }

@@ -1,32 +1,96 @@
 //! One stream in memory: its state behind a short lock, and who waits for its messages.
 
-use crate::base::ids::Generation;
+use crate::base::ids::{Generation, SubscriptionId};
+use crate::base::limits;
 use crate::protocol::stream::Stream;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Notify;
 
-/// Bytes of sealed payloads that all streams together keep in memory.
+/// What all streams together keep in memory beside what they must.
 #[derive(Debug, Default)]
-pub struct PayloadBudget {
-    used: AtomicUsize,
+pub struct MemoryBudget {
+    payload_bytes: AtomicUsize,
+    marks: AtomicUsize,
 }
 
-impl PayloadBudget {
+impl MemoryBudget {
     /// Whether another payload may be kept.
     #[must_use]
     pub fn has_room(&self) -> bool {
-        self.used.load(Ordering::Relaxed) < crate::base::limits::PAYLOAD_CACHE_BYTES_MAX
+        self.payload_bytes.load(Ordering::Relaxed) < limits::PAYLOAD_CACHE_BYTES_MAX
     }
 
-    fn account(&self, before: usize, after: usize) {
-        let used = if after >= before {
-            self.used.fetch_add(after - before, Ordering::Relaxed) + (after - before)
-        } else {
-            self.used.fetch_sub(before - after, Ordering::Relaxed) - (before - after)
-        };
+    /// Whether another message's times and group may be kept.
+    #[must_use]
+    pub fn has_room_for_marks(&self) -> bool {
+        self.marks.load(Ordering::Relaxed) < limits::MARKS_MAX
+    }
+
+    fn account(&self, before: (usize, usize), after: (usize, usize)) {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-        metrics::gauge!("tertulia_payload_cache_bytes").set(used as f64);
+        if before.0 != after.0 {
+            let used = shift(&self.payload_bytes, before.0, after.0);
+            metrics::gauge!("tertulia_payload_cache_bytes").set(used as f64);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        if before.1 != after.1 {
+            let used = shift(&self.marks, before.1, after.1);
+            metrics::gauge!("tertulia_marks").set(used as f64);
+        }
+    }
+}
+
+fn shift(count: &AtomicUsize, before: usize, after: usize) -> usize {
+    if after >= before {
+        count.fetch_add(after - before, Ordering::Relaxed) + (after - before)
+    } else {
+        count.fetch_sub(before - after, Ordering::Relaxed) - (before - after)
+    }
+}
+
+/// Streams of which something is left for the broker to do: messages to drop or to bury, rows of
+/// a purge to remove. Bounded by the streams there are.
+#[derive(Debug, Default)]
+pub struct LeftOver {
+    streams: Mutex<BTreeSet<Generation>>,
+    /// Rings when one is noted.
+    pub news: Notify,
+}
+
+impl LeftOver {
+    /// Notes a stream.
+    pub fn note(&self, stream: Generation) {
+        let mut streams = self.streams.lock().unwrap_or_else(PoisonError::into_inner);
+        if streams.insert(stream) {
+            self.news.notify_one();
+        }
+    }
+
+    /// Takes all that were noted.
+    #[must_use]
+    pub fn take(&self) -> BTreeSet<Generation> {
+        std::mem::take(&mut *self.streams.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Who waits for a reader's messages.
+#[derive(Debug, Default)]
+pub struct Bell {
+    /// Rings once per message that became ready.
+    pub news: Notify,
+    /// Receivers that may be waiting.
+    pub waiting: AtomicUsize,
+    /// One reader of the disk at a time; the rest wait for what it finds.
+    pub refilling: tokio::sync::Mutex<()>,
+}
+
+impl Bell {
+    fn ring(&self, messages: usize) {
+        for _ in 0..messages.min(self.waiting.load(Ordering::Relaxed)) {
+            self.news.notify_one();
+        }
     }
 }
 
@@ -37,57 +101,94 @@ pub struct StreamCell {
     /// Held for the time of one decision and never over an await; commits are queued under it, so
     /// their order is the order of the decisions.
     state: Mutex<Stream>,
-    budget: Arc<PayloadBudget>,
-    /// Rings once per message that became ready.
-    pub news: Notify,
-    /// Receivers that may be waiting.
-    pub waiting: AtomicUsize,
-    /// One reader of the disk at a time; the rest wait for what it finds.
-    pub refilling: tokio::sync::Mutex<()>,
+    budget: Arc<MemoryBudget>,
+    left_over: Arc<LeftOver>,
+    bells: Mutex<BTreeMap<SubscriptionId, Arc<Bell>>>,
 }
 
 impl StreamCell {
     /// A cell around a loaded stream.
     #[must_use]
-    pub fn new(generation: Generation, stream: Stream, budget: Arc<PayloadBudget>) -> Self {
-        Self {
-            generation,
-            state: Mutex::new(stream),
-            budget,
-            news: Notify::new(),
-            waiting: AtomicUsize::new(0),
-            refilling: tokio::sync::Mutex::new(()),
-        }
+    pub fn new(
+        generation: Generation,
+        stream: Stream,
+        budget: Arc<MemoryBudget>,
+        left_over: Arc<LeftOver>,
+    ) -> Self {
+        budget.account((0, 0), (stream.payload_bytes(), stream.marks()));
+        let (state, bells) = (Mutex::new(stream), Mutex::default());
+        Self { generation, state, budget, left_over, bells }
     }
 
     /// Makes one decision on the state.
     pub fn decide<T>(&self, decide: impl FnOnce(&mut Stream) -> T) -> T {
         let mut stream = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = stream.window().bytes();
+        let before = (stream.payload_bytes(), stream.marks());
         let result = decide(&mut stream);
-        let after = stream.window().bytes();
+        let after = (stream.payload_bytes(), stream.marks());
         if before != after {
             self.budget.account(before, after);
         }
         result
     }
 
+    /// Lets time pass for all readers; wakes receivers; tells when something is next.
+    pub fn wake(&self, now_ms: u64) -> Option<u64> {
+        let (ready, doomed, next) = self.decide(|stream| {
+            let mut ready = Vec::new();
+            let mut doomed = false;
+            let is_topic = stream.is_topic();
+            for id in stream.readers() {
+                let count = stream.wake(id, now_ms);
+                ready.push((id, count));
+                // Of a topic's readers some are links: what is due there is for the broker.
+                doomed |= stream.has_doomed(id) || (is_topic && count > 0);
+            }
+            (ready, doomed, stream.next_wake_ms())
+        });
+        for (id, count) in ready {
+            self.ring(id, count);
+        }
+        if doomed {
+            self.left_over.note(self.generation);
+        }
+        next
+    }
+
+    /// Notes that the broker has something to do here.
+    pub fn note_left_over(&self) {
+        self.left_over.note(self.generation);
+    }
+
+    /// The bell of a reader.
+    pub fn bell(&self, id: SubscriptionId) -> Arc<Bell> {
+        let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.entry(id).or_default().clone()
+    }
+
     /// Wakes as many receivers as messages became ready.
-    pub fn ring(&self, messages: usize) {
-        for _ in 0..messages.min(self.waiting.load(Ordering::Relaxed)) {
-            self.news.notify_one();
+    pub fn ring(&self, id: SubscriptionId, messages: usize) {
+        if messages == 0 {
+            return;
+        }
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bell) = bells.get(&id) {
+            bell.ring(messages);
         }
     }
 
-    /// Wakes everybody: the stream was closed.
+    /// Wakes everybody: the stream was closed, or its readers have changed.
     pub fn ring_all(&self) {
-        self.news.notify_waiters();
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        for bell in bells.values() {
+            bell.news.notify_waiters();
+        }
     }
 }
 
 impl Drop for StreamCell {
     fn drop(&mut self) {
-        let bytes = self.decide(|stream| stream.window().bytes());
-        self.budget.account(bytes, 0);
+        let used = self.decide(|stream| (stream.payload_bytes(), stream.marks()));
+        self.budget.account(used, (0, 0));
     }
 }

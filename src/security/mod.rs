@@ -23,5 +23,5 @@ pub use keys::{ClusterSecret, DataKey, Keys, SecretError};
 pub use passwords::{Busy, Passwords};
 pub use receipts::ReceiptSealer;
 pub use sealing::{Sealed, content_mac, open_message, seal_message};
-pub use tls::{ClientCa, Issued, TlsError, server_config};
+pub use tls::{Certificate, ClientCa, Issued, Shown, TlsError, server_config};
 pub use tokens::{Token, TokenKind};

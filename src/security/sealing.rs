@@ -23,7 +23,7 @@ pub struct Sealed {
     pub bytes: Vec<u8>,
 }
 
-/// Names one subkey of a data key.
+/// Names one subkey of a data key that seals many messages.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) struct Subkey {
     node: NodeId,
@@ -70,9 +70,11 @@ pub fn content_mac(key: &DataKey, parts: &[&[u8]]) -> [u8; 32] {
 }
 
 fn cipher_of(key: &DataKey, dot: &Dot) -> Arc<Aes256Gcm> {
-    let name = match *dot {
-        Dot::Minted { node, boot, seq } => Subkey { node, boot, part: seq >> SUBKEY_SEQ_BITS },
+    let Dot::Minted { node, boot, seq } = *dot else {
+        // A keyed or derived dot has a subkey of its own: several nodes may seal it [F7].
+        return Arc::new(ciphers::cipher(&keys::subkey(key.bytes(), &[FORMAT, &dot.to_bytes()])));
     };
+    let name = Subkey { node, boot, part: seq >> SUBKEY_SEQ_BITS };
     key.subkeys().get(&name).unwrap_or_else(|| {
         let cipher = Arc::new(derive(key, name));
         key.subkeys().keep(name, Arc::clone(&cipher));
@@ -89,8 +91,8 @@ fn derive(key: &DataKey, name: Subkey) -> Aes256Gcm {
 /// What the seal is bound to: the format, the whole dot (the subkey knows only a part of it), the
 /// caller's fields.
 fn bind(dot: &Dot, associated: &[u8]) -> Vec<u8> {
-    const DOT_BYTES: usize = 1 + 3 * 8;
-    let mut bound = Vec::with_capacity(FORMAT.len() + DOT_BYTES + associated.len());
+    const MINTED_BYTES: usize = 1 + 3 * 8;
+    let mut bound = Vec::with_capacity(FORMAT.len() + MINTED_BYTES + associated.len());
     bound.extend_from_slice(FORMAT);
     match *dot {
         Dot::Minted { node, boot, seq } => {
@@ -99,6 +101,7 @@ fn bind(dot: &Dot, associated: &[u8]) -> Vec<u8> {
             bound.extend_from_slice(&boot.0.to_be_bytes());
             bound.extend_from_slice(&seq.to_be_bytes());
         }
+        Dot::Keyed(_) | Dot::Derived { .. } => bound.extend_from_slice(&dot.to_bytes()),
     }
     bound.extend_from_slice(associated);
     bound

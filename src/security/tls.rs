@@ -17,13 +17,16 @@ use rcgen::{
     Issuer, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, PublicKeyData, SanType, SerialNumber,
     SignatureAlgorithm, date_time_ymd,
 };
-use rustls_pki_types::pem::PemObject as _;
-use rustls_pki_types::{CertificateDer, DnsName, PrivateKeyDer};
+use rustls_pki_types::DnsName;
 use sha2::{Digest as _, Sha256};
 use std::net::IpAddr;
 use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
+
+mod shown;
+
+pub use shown::{Certificate, Shown};
 
 /// How long an issued certificate lives.
 const LIFE: Duration = Duration::days(90);
@@ -142,21 +145,13 @@ impl ClientCa {
 /// provider is handed over here, so that nothing depends on one of the whole process.
 ///
 /// # Errors
-/// [`TlsError`] when a text is not PEM or the two do not belong together.
-pub fn server_config(chain_pem: &str, key_pem: &str) -> Result<rustls::ServerConfig, TlsError> {
-    let chain = CertificateDer::pem_slice_iter(chain_pem.as_bytes())
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| TlsError::CertificateUnreadable)?;
-    if chain.is_empty() {
-        return Err(TlsError::CertificateUnreadable);
-    }
-    let key =
-        PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| TlsError::KeyUnreadable)?;
+/// [`TlsError`] when the provider lacks a protocol version.
+pub fn server_config(shown: Arc<Shown>) -> Result<rustls::ServerConfig, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = rustls::ServerConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
 }

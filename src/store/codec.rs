@@ -37,9 +37,16 @@ pub(super) fn is_sound(key: &[u8], stored: &[u8]) -> bool {
     u32::from_le_bytes(crc) == checksum(tag, key, bytes)
 }
 
-/// The same as [`decode`], without what the row carries.
+/// The same as [`decode`], but instead of what the row carries how many bytes that are.
 pub(super) fn decode_bare(key: &[u8], stored: &[u8]) -> Option<Row> {
-    is_sound(key, stored).then(|| Row { tag: stored[0], bytes: Bytes::new() })
+    let size = || ((stored.len() - HEADER_BYTES) as u64).to_le_bytes();
+    is_sound(key, stored).then(|| Row { tag: stored[0], bytes: Bytes::copy_from_slice(&size()) })
+}
+
+/// The size in a row of [`decode_bare`].
+pub(super) fn bare_size(row: &Row) -> usize {
+    let size = row.bytes.first_chunk().map_or(0, |bytes| u64::from_le_bytes(*bytes));
+    usize::try_from(size).unwrap_or(usize::MAX)
 }
 
 /// The row of a stored form; `None` when it is not what was written under this key.

@@ -50,11 +50,26 @@ pub enum Table {
     Grants,
     /// Delivery attempts.
     Attempts,
+    /// Messages that a reader of a topic is not done with.
+    Open,
+    /// Times and groups of messages.
+    Marks,
+    /// Keyed messages that are remembered.
+    Identities,
 }
 
 impl Table {
-    const ALL: [Self; 6] =
-        [Self::Node, Self::Records, Self::Streams, Self::Messages, Self::Grants, Self::Attempts];
+    const ALL: [Self; 9] = [
+        Self::Node,
+        Self::Records,
+        Self::Streams,
+        Self::Messages,
+        Self::Grants,
+        Self::Attempts,
+        Self::Open,
+        Self::Marks,
+        Self::Identities,
+    ];
 
     /// Its name in the file.
     const fn name(self) -> &'static str {
@@ -65,6 +80,9 @@ impl Table {
             Self::Messages => "messages",
             Self::Grants => "grants",
             Self::Attempts => "attempts",
+            Self::Open => "open",
+            Self::Marks => "marks",
+            Self::Identities => "identities",
         }
     }
 }
@@ -308,8 +326,8 @@ impl Store {
         self.shared.rows.scan(table, from, to, limit, codec::decode)
     }
 
-    /// The same as [`Store::scan`], without what the rows carry: each key, and whether its row is
-    /// sound. Costs no memory for payloads.
+    /// The same as [`Store::scan`], without what the rows carry: each key, and how many bytes its
+    /// row has, if it is sound. Costs no memory for payloads.
     ///
     /// # Errors
     /// [`ReadError`], when more than rows is damaged.
@@ -319,9 +337,12 @@ impl Store {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, bool)>, ReadError> {
+    ) -> Result<Vec<(Vec<u8>, Option<usize>)>, ReadError> {
         let rows = self.shared.rows.scan(table, from, to, limit, codec::decode_bare)?;
-        Ok(rows.into_iter().map(|(key, row)| (key, row.is_ok())).collect())
+        Ok(rows
+            .into_iter()
+            .map(|(key, row)| (key, row.ok().as_ref().map(codec::bare_size)))
+            .collect())
     }
 
     /// The number of the last durable commit.

@@ -1,6 +1,7 @@
 //! Checkers: pure functions over a history of invocations and answers. They trust nothing that
 //! the product says of itself.
 
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
 
@@ -36,9 +37,160 @@ impl History {
         self.0.lock().unwrap().len()
     }
 
+    /// Judges it by way of the file format, so that what is written is what is judged.
     pub fn verdict(&self) -> Verdict {
-        check(&self.0.lock().unwrap())
+        check(&read(&write(&self.0.lock().unwrap())).unwrap())
     }
+}
+
+/// A line of a history file: an operation on one message by one client. `src/bench/history.rs`
+/// describes the fields.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Line {
+    pub op: Op,
+    pub process: u64,
+    pub invoked_ns: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub returned_ns: Option<u64>,
+    pub message: String,
+    pub outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub fence: Option<i64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Op {
+    Send,
+    Receive,
+    Ack,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    Stored,
+    NotStored,
+    Delivered,
+    Done,
+    Lost,
+    Unknown,
+}
+
+/// When something is seen. At one instant beginnings come first: what cannot be told apart counts
+/// as overlapping, which accuses nobody.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Moment {
+    Begins,
+    Ends,
+}
+
+/// Reads a history file: its lines, in any order, become events in the order of time.
+pub fn read(text: &str) -> Result<Vec<Event>, String> {
+    let mut seen: Vec<(u64, Moment, Event)> = Vec::new();
+    // A delivery, by its place among the events, and when its receive began.
+    let mut receives: Vec<(u64, u64, Event)> = Vec::new();
+    for (at, line) in text.lines().enumerate() {
+        let fails = |why: String| format!("line {}: {why}", at + 1);
+        let line: Line = serde_json::from_str(line).map_err(|error| fails(error.to_string()))?;
+        let Line { op, invoked_ns, returned_ns, message: body, outcome, fence, .. } = line;
+        let begins = match op {
+            Op::Send => Some(Event::Sending { body: body.clone() }),
+            Op::Ack => Some(Event::Acking { body: body.clone() }),
+            Op::Receive => None,
+        };
+        seen.extend(begins.map(|event| (invoked_ns, Moment::Begins, event)));
+        let ends = match (op, outcome, fence) {
+            (Op::Send, Outcome::Stored, None) => Event::Sent { body },
+            (Op::Send, Outcome::NotStored, None) => Event::NotSent { body },
+            (Op::Ack, Outcome::Done, None) => Event::Acked { body },
+            (Op::Ack, Outcome::Lost, None) => Event::AckLost { body },
+            (Op::Send | Op::Ack, Outcome::Unknown, None) => continue,
+            (Op::Receive, Outcome::Delivered, Some(fence)) => {
+                let returned_ns = returned_ns.ok_or_else(|| fails("never returned".to_owned()))?;
+                let event = Event::Delivered { body, fence, invoked: 0 };
+                receives.push((returned_ns, invoked_ns, event));
+                continue;
+            }
+            other => return Err(fails(format!("{other:?} do not go together"))),
+        };
+        let returned_ns = returned_ns.ok_or_else(|| fails("an outcome without an end".into()))?;
+        if returned_ns < invoked_ns {
+            return Err(fails("it ended before it began".to_owned()));
+        }
+        seen.push((returned_ns, Moment::Ends, ends));
+    }
+    Ok(in_order(seen, receives))
+}
+
+/// One history of all that was seen, with the places of receives' beginnings entered.
+fn in_order(seen: Vec<(u64, Moment, Event)>, receives: Vec<(u64, u64, Event)>) -> Vec<Event> {
+    let mut timed: Vec<(u64, Moment, Option<u64>, Event)> =
+        seen.into_iter().map(|(ns, moment, event)| (ns, moment, None, event)).collect();
+    let delivered = receives.into_iter();
+    timed.extend(delivered.map(|(ns, began, event)| (ns, Moment::Ends, Some(began), event)));
+    // Stable: what happened at once stays in the order of the file.
+    timed.sort_by_key(|(ns, moment, ..)| (*ns, *moment));
+    let times: Vec<(u64, Moment)> = timed.iter().map(|(ns, moment, ..)| (*ns, *moment)).collect();
+    let place = |began: u64| times.partition_point(|time| *time < (began, Moment::Ends));
+    let entered = timed.into_iter().map(|(_, _, began, event)| match (event, began) {
+        (Event::Delivered { body, fence, .. }, Some(began)) => {
+            Event::Delivered { body, fence, invoked: place(began) }
+        }
+        (event, _) => event,
+    });
+    entered.collect()
+}
+
+/// Writes a history as a file's text. Its clock counts events; every client is number 0.
+pub fn write(history: &[Event]) -> String {
+    let mut lines: Vec<Line> = Vec::new();
+    // The last operation on each message that has not ended.
+    let mut open: BTreeMap<(bool, &str), usize> = BTreeMap::new();
+    for (at, event) in history.iter().enumerate() {
+        // Between two events there is room for a receive to begin.
+        let now = 2 * at as u64 + 1;
+        let (op, body, outcome) = match event {
+            Event::Sending { body } => (Op::Send, body, None),
+            Event::Sent { body } => (Op::Send, body, Some(Outcome::Stored)),
+            Event::NotSent { body } => (Op::Send, body, Some(Outcome::NotStored)),
+            Event::Delivered { body, .. } => (Op::Receive, body, Some(Outcome::Delivered)),
+            Event::Acking { body } => (Op::Ack, body, None),
+            Event::Acked { body } => (Op::Ack, body, Some(Outcome::Done)),
+            Event::AckLost { body } => (Op::Ack, body, Some(Outcome::Lost)),
+        };
+        let mut line = Line {
+            op,
+            process: 0,
+            invoked_ns: now,
+            returned_ns: outcome.is_some().then_some(now),
+            message: body.clone(),
+            outcome: outcome.unwrap_or(Outcome::Unknown),
+            fence: None,
+        };
+        if let Event::Delivered { fence, invoked, .. } = event {
+            line.fence = Some(*fence);
+            line.invoked_ns = 2 * *invoked as u64;
+            lines.push(line);
+            continue;
+        }
+        let key = (op == Op::Send, body.as_str());
+        match (outcome, open.get(&key)) {
+            (Some(outcome), Some(&began)) => {
+                lines[began].outcome = outcome;
+                lines[began].returned_ns = Some(now);
+                open.remove(&key);
+            }
+            (Some(_), None) => lines.push(line),
+            (None, _) => {
+                open.insert(key, lines.len());
+                lines.push(line);
+            }
+        }
+    }
+    let text = |line: &Line| serde_json::to_string(line).unwrap() + "\n";
+    lines.iter().map(text).collect()
 }
 
 /// What a history proves. All but the counts must be empty.
@@ -137,6 +289,7 @@ pub fn check(history: &[Event]) -> Verdict {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
 
     fn event(word: &str, body: &str) -> Event {
         let body = body.to_owned();
@@ -167,5 +320,69 @@ mod tests {
         assert_eq!(check(&back).back_after_ack.len(), 1);
         back.push(delivered("a", 3, 4));
         assert_eq!(check(&back).fence_fell.len(), 1);
+        assert_eq!(check(&read(&write(&back)).unwrap()), check(&back));
+    }
+
+    fn step() -> impl Strategy<Value = Event> {
+        (0..7u8, "[abc]", 0..6i64, 0..60usize).prop_map(|(what, body, fence, ago)| match what {
+            0 => Event::Sending { body },
+            1 => Event::Sent { body },
+            2 => Event::NotSent { body },
+            3 => Event::Acking { body },
+            4 => Event::Acked { body },
+            5 => Event::AckLost { body },
+            _ => Event::Delivered { body, fence, invoked: ago },
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn a_history_is_judged_alike_in_memory_and_in_its_file(
+            mut events in prop::collection::vec(step(), 0..40),
+        ) {
+            for (at, event) in events.iter_mut().enumerate() {
+                if let Event::Delivered { invoked, .. } = event {
+                    *invoked = at.saturating_sub(*invoked);
+                }
+            }
+            // An answer without a question begins and ends at once; in memory it never began.
+            let mut began = BTreeSet::new();
+            let events: Vec<Event> = events
+                .into_iter()
+                .filter(|event| match event {
+                    Event::Sending { body } => began.insert((true, body.clone())),
+                    Event::Acking { body } => began.insert((false, body.clone())),
+                    Event::Sent { body } | Event::NotSent { body } => {
+                        began.contains(&(true, body.clone()))
+                    }
+                    Event::Acked { body } | Event::AckLost { body } => {
+                        began.contains(&(false, body.clone()))
+                    }
+                    Event::Delivered { .. } => true,
+                })
+                .collect();
+            let text = write(&events);
+            prop_assert_eq!(check(&read(&text).unwrap()), check(&events));
+            let backwards: String = text.lines().rev().flat_map(|line| [line, "\n"]).collect();
+            prop_assert_eq!(check(&read(&backwards).unwrap()), check(&events));
+        }
+    }
+
+    #[test]
+    fn a_file_that_makes_no_sense_is_refused() {
+        let line = |rest: &str| {
+            read(&format!("{{\"process\":1,\"message\":\"a\",\"invoked_ns\":5,{rest}}}"))
+        };
+        assert!(line("\"op\":\"send\",\"outcome\":\"unknown\"").is_ok());
+        for rest in [
+            "\"op\":\"send\",\"outcome\":\"stored\"",
+            "\"op\":\"send\",\"outcome\":\"stored\",\"returned_ns\":4",
+            "\"op\":\"send\",\"outcome\":\"done\",\"returned_ns\":6",
+            "\"op\":\"receive\",\"outcome\":\"delivered\",\"returned_ns\":6",
+            "\"op\":\"receive\",\"outcome\":\"delivered\",\"fence\":6",
+            "\"op\":\"send\",\"outcome\":\"unknown\",\"colour\":\"red\"",
+        ] {
+            assert!(line(rest).is_err(), "{rest}");
+        }
     }
 }

@@ -5,4 +5,5 @@ pub mod check;
 pub mod fault_disk;
 pub mod memory_net;
 pub mod one;
+pub mod served;
 pub mod three;

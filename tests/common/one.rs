@@ -70,7 +70,6 @@ pub async fn start(disk: &FaultDisk, clock: &Arc<HandClock>) -> Node {
         rng: Arc::new(SystemRng),
         spawn: Arc::new(SystemSpawn),
         secret,
-        certificate: None,
         admin_password: None,
         password_cost_log2: 4,
         metrics: Arc::new(String::new),

@@ -11,7 +11,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tertulia::base::clock::{Clock, ServiceClock, SystemClock};
 use tertulia::base::hlc::HlcClock;
-use tertulia::base::ids::{Boot, Generation, NodeId, UserId};
+use tertulia::base::ids::{Boot, Generation, NodeId, SubscriptionId, UserId};
 use tertulia::base::rng::{Rng, SystemRng};
 use tertulia::base::seams::{Net, Spawn, SystemSpawn};
 use tertulia::layout::members::Layout;
@@ -20,15 +20,15 @@ use tertulia::message::envelope::{Body, Content};
 use tertulia::metadata::{Catalog, Draft, Registers};
 use tertulia::protocol::op::{Answer, Reply, Request, SettleItem};
 use tertulia::protocol::record::{Ending, Kind, Queue, QueueConfig, RecordKey, State, Value};
-use tertulia::replication::coordinator::{
-    Coordinator, CoordinatorParts, Sender, Settled, Stored, StreamRef,
-};
-use tertulia::replication::dispatcher::{Delivery, ReceiveError};
+use tertulia::replication::coordinator::{Coordinator, CoordinatorParts, StreamRef};
+use tertulia::replication::dispatcher::{Delivery, ReceiveError, Wanted};
 use tertulia::replication::lapses::Lapses;
 use tertulia::replication::peers::{
     CallError, Peer, Peers, REPLICA_CALL, RemotePeer, replica_handler,
 };
 use tertulia::replication::replica::{Replica, ReplicaParts};
+use tertulia::replication::sending::{Outgoing, Sender, Stored};
+use tertulia::replication::settling::Settled;
 use tertulia::rpc;
 use tertulia::security::keys::{ClusterSecret, DataKey, Keys};
 use tertulia::store::{RowOp, Store, StoreOptions, Table};
@@ -122,7 +122,15 @@ const STREAM: Generation = Generation([3; 16]);
 
 pub fn content(text: &str) -> Content {
     let content_type = "text/plain".to_owned();
-    Content { body: Body::Text(text.to_owned()), content_type, attributes: BTreeMap::new() }
+    Content {
+        body: Body::Text(text.to_owned()),
+        content_type,
+        attributes: BTreeMap::new(),
+        routing_key: None,
+        group: None,
+        topic: None,
+        died: None,
+    }
 }
 
 fn stamp() -> RowOp {
@@ -131,7 +139,7 @@ fn stamp() -> RowOp {
 
 async fn registers(store: &Store, wrapped: &[u8]) -> Arc<Catalog> {
     let (registers, catalog) = Registers::open(store.clone()).unwrap();
-    let config = QueueConfig { lease_seconds: 30, max_message_bytes: 1 << 20, replicas: 3 };
+    let config = QueueConfig { replicas: 3, ..tertulia::broker::queues::DEFAULTS };
     let queue = Queue {
         owner: UserId([1; 16]),
         config,
@@ -242,12 +250,24 @@ impl Three {
 
     pub async fn send(&self, text: &str, all: bool) -> Stored {
         let sender = Sender { id: UserId([1; 16]), name: "alice".into() };
-        self.0.coordinator.store(&self.0.stream, &sender, vec![content(text)], all).await
+        let message = Outgoing::plain(content(text));
+        self.0.coordinator.store(&self.0.stream, &sender, vec![message], all).await.remove(0)
     }
 
     pub async fn receive(&self, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, ReceiveError> {
         let stream = &self.0.stream;
-        let granted = self.0.coordinator.try_receive(stream, max, 8 << 20, lease_ms).await?;
+        let wanted = Wanted {
+            reader: SubscriptionId::QUEUE,
+            holder: "bob".into(),
+            requester: None,
+            from_dead: false,
+            max,
+            bytes_max: 8 << 20,
+            duration_ms: lease_ms,
+            in_flight_max: 120_000,
+            retention_ms: u64::MAX,
+        };
+        let granted = self.0.coordinator.try_receive(stream, &wanted).await?;
         Ok(granted.hand_over())
     }
 
@@ -258,7 +278,8 @@ impl Three {
         max: usize,
         lease_ms: u64,
     ) -> Vec<Delivery> {
-        let listening = self.0.coordinator.listen(&self.0.stream).await.unwrap();
+        let listening =
+            self.0.coordinator.listen(&self.0.stream, SubscriptionId::QUEUE).await.unwrap();
         let wait = async {
             loop {
                 let news = listening.bell().notified();
@@ -275,7 +296,8 @@ impl Three {
     }
 
     pub async fn settle(&self, item: SettleItem, late: bool) -> Settled {
-        self.0.coordinator.settle(&self.0.stream, vec![item], late).await[0]
+        let reader = SubscriptionId::QUEUE;
+        self.0.coordinator.settle(&self.0.stream, reader, vec![item], late).await[0]
     }
 
     /// Messages present at one replica.

@@ -1,11 +1,17 @@
 //! API keys.
 
+use super::grants::{Right, rights};
+use super::objects::present_list;
 use super::scalars::{Secret, Time};
 use super::validate::{Bound, Faults, Rule, Validate, bound};
 use super::{page, present};
-use crate::protocol::record::ApiKey;
+use crate::protocol::record::{self, ApiKey};
 use poem_openapi::Object;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
+
+/// How many rights there are.
+const RIGHTS: usize = record::Right::ALL.len();
 
 /// A new API key.
 #[derive(Debug, Object, Deserialize)]
@@ -16,13 +22,25 @@ pub struct ApiKeyRequest {
     /// When it ends. Default: never.
     #[serde(default, deserialize_with = "present")]
     pub expires_at: Option<Time>,
+    /// All that the key may do, of what you may do yourself; each right once. Such a key never
+    /// reaches users, sessions, API keys and administration, even with all rights given. Creating
+    /// and deleting queues and granting on them need `manage`. Default: the key is you.
+    #[serde(default, deserialize_with = "present_list::<_, _, RIGHTS>")]
+    pub scopes: Option<Vec<Right>>,
 }
 
 impl Validate for ApiKeyRequest {
-    const BOUNDS: &'static [Bound] = &[bound("name", Rule::Text(1, 128))];
+    const BOUNDS: &'static [Bound] =
+        &[bound("name", Rule::Text(1, 128)), bound("scopes", Rule::Items(1, RIGHTS))];
 
     fn validate(&self, faults: &mut Faults) {
         faults.text::<Self>("name", Some(&self.name));
+        if let Some(scopes) = &self.scopes {
+            faults.items::<Self>("scopes", scopes.len());
+            if scopes.iter().collect::<BTreeSet<_>>().len() < scopes.len() {
+                faults.add("scopes", "each right once", "repeated");
+            }
+        }
     }
 }
 
@@ -35,6 +53,10 @@ pub struct ApiKeyCreated {
     pub name: String,
     /// The secret to send as `Authorization: Bearer`; begins with `ttk_`. Shown once.
     pub secret: Secret,
+    /// All that it may do, of what its owner may.
+    pub scopes: Vec<Right>,
+    /// Whether it is limited to `scopes`; else it is its owner, in users and administration too.
+    pub limited: bool,
     /// When it was made.
     pub created_at: Time,
     /// When it ends; absent: never.
@@ -51,6 +73,8 @@ impl ApiKeyCreated {
             api_key_id: view.api_key_id,
             name: view.name,
             secret,
+            scopes: view.scopes,
+            limited: view.limited,
             created_at: view.created_at,
             expires_at: view.expires_at,
         }
@@ -64,6 +88,10 @@ pub struct ApiKeyView {
     pub api_key_id: String,
     /// What its owner calls it.
     pub name: String,
+    /// All that it may do, of what its owner may.
+    pub scopes: Vec<Right>,
+    /// Whether it is limited to `scopes`; else it is its owner, in users and administration too.
+    pub limited: bool,
     /// When it was made.
     pub created_at: Time,
     /// When it ends; absent: never.
@@ -76,6 +104,8 @@ impl From<ApiKey> for ApiKeyView {
         Self {
             api_key_id: key.id.to_string(),
             name: key.name,
+            limited: key.scopes.is_some(),
+            scopes: rights(key.scopes.unwrap_or_else(|| record::Right::ALL.into())),
             created_at: Time(key.created_ms),
             expires_at: key.expires_ms.map(Time),
         }

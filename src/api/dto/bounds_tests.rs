@@ -75,8 +75,11 @@ fn the_document_and_the_checks_agree_on_every_bound() {
     check::<users::Registration>(&json!({ "username": "alice", "password": "correct horse" }));
     check::<users::UserPatch>(&json!({ "roles": ["admin"] }));
     check::<sessions::SessionRequest>(&json!({ "username": "alice", "password": "x" }));
-    check::<api_keys::ApiKeyRequest>(&json!({ "name": "laptop" }));
+    check::<api_keys::ApiKeyRequest>(&json!({ "name": "laptop", "scopes": ["send"] }));
     check::<queues::QueueConfig>(&json!({}));
+    check::<topics::TopicConfig>(&json!({}));
+    check::<subscriptions::SubscriptionConfig>(&json!({}));
+    check::<subscriptions::SubscriptionFilter>(&json!({}));
     check::<messages::SendRequest>(&json!({ "messages": [{ "body": "a" }] }));
     check::<messages::OutgoingMessage>(&json!({ "body": "a" }));
     check::<messages::ReceiveRequest>(&json!({}));
@@ -90,6 +93,8 @@ fn the_document_and_the_checks_agree_on_every_bound() {
 #[test]
 fn every_bounded_type_is_in_the_list() {
     // `SettlementRequest` and `GrantRequest` have rules across items, tested beside `payload`.
-    assert_eq!(bounds().len(), 14);
+    assert_eq!(bounds().len(), 17);
     assert!(decode::<grants::GrantRequest>(br#"{"rights": ["send", "send"]}"#).is_err());
+    let twice = br#"{"name": "laptop", "scopes": ["send", "send"]}"#;
+    assert!(decode::<api_keys::ApiKeyRequest>(twice).is_err());
 }

@@ -8,7 +8,7 @@ use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
-/// Something that one may do with a queue.
+/// Something that one may do with a queue or a topic.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Enum, Serialize, Deserialize)]
 #[oai(rename_all = "snake_case")]
 #[serde(rename_all = "snake_case")]
@@ -17,6 +17,12 @@ pub enum Right {
     Send,
     /// Receive from it and settle.
     Receive,
+    /// Look at its messages and take none.
+    Browse,
+    /// Publish on it (topics).
+    Publish,
+    /// Subscribe to it (topics).
+    Subscribe,
     /// Change its settings.
     Manage,
 }
@@ -27,6 +33,9 @@ impl From<record::Right> for Right {
             record::Right::Send => Self::Send,
             record::Right::Receive => Self::Receive,
             record::Right::Manage => Self::Manage,
+            record::Right::Browse => Self::Browse,
+            record::Right::Publish => Self::Publish,
+            record::Right::Subscribe => Self::Subscribe,
         }
     }
 }
@@ -37,20 +46,31 @@ impl From<Right> for record::Right {
             Right::Send => Self::Send,
             Right::Receive => Self::Receive,
             Right::Manage => Self::Manage,
+            Right::Browse => Self::Browse,
+            Right::Publish => Self::Publish,
+            Right::Subscribe => Self::Subscribe,
         }
     }
 }
 
-/// What a user may do with a queue from now on; replaces what was granted before.
+/// Rights as answers list them: in the order of the document, whatever the order on disks.
+#[must_use]
+pub fn rights(rights: BTreeSet<record::Right>) -> Vec<Right> {
+    let sorted: BTreeSet<Right> = rights.into_iter().map(Right::from).collect();
+    sorted.into_iter().collect()
+}
+
+/// What a user may do with a queue or a topic from now on; replaces what was granted before.
 #[derive(Debug, Object, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct GrantRequest {
-    /// The rights, each once.
+    /// The rights, each once. On a queue: `send`, `receive`, `browse`, `manage`; on a topic:
+    /// `publish`, `subscribe`, `manage`.
     pub rights: Vec<Right>,
 }
 
 impl Validate for GrantRequest {
-    const BOUNDS: &'static [Bound] = &[bound("rights", Rule::Items(1, 3))];
+    const BOUNDS: &'static [Bound] = &[bound("rights", Rule::Items(1, 4))];
 
     fn validate(&self, faults: &mut Faults) {
         faults.items::<Self>("rights", self.rights.len());
@@ -60,7 +80,7 @@ impl Validate for GrantRequest {
     }
 }
 
-/// What a user may do with a queue.
+/// What a user may do with a queue or a topic.
 #[derive(Debug, Object, Serialize)]
 pub struct GrantView {
     /// Who: a user's name, or `*` for every user.
@@ -77,7 +97,7 @@ impl From<Grant> for GrantView {
     fn from(grant: Grant) -> Self {
         Self {
             username: grant.grantee_name,
-            rights: grant.rights.into_iter().map(Right::from).collect(),
+            rights: rights(grant.rights),
             granted_by: grant.granted_by,
             granted_at: Time(grant.granted_ms),
         }

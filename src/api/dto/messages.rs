@@ -51,7 +51,7 @@ pub struct OutgoingMessage {
 }
 
 /// Whether a text is an attribute's key.
-fn is_attribute_key(key: &str) -> bool {
+pub(super) fn is_attribute_key(key: &str) -> bool {
     let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
     (1..=limits::ATTRIBUTE_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(allowed)
 }
@@ -84,7 +84,7 @@ impl From<OutgoingMessage> for broker::OutgoingMessage {
             (None, text) => Body::Text(text.unwrap_or_default()),
         };
         let attributes = message.attributes.unwrap_or_default();
-        Self { body, content_type: message.content_type, attributes }
+        Self { content_type: message.content_type, attributes, ..Self::of(body) }
     }
 }
 
@@ -137,11 +137,12 @@ impl SendResult {
     #[must_use]
     pub fn new(index: usize, status: SendStatus) -> (Self, Option<Problem>) {
         let (word, problem) = match status {
-            SendStatus::Stored { id, replicas } => {
+            SendStatus::Stored { id, replicas, is_duplicate } => {
+                let word = if is_duplicate { "duplicate" } else { "stored" };
                 let stored = Self {
                     id: Some(id),
                     replicas: Some(replicas),
-                    ..Self::bare(index, "stored", false)
+                    ..Self::bare(index, word, false)
                 };
                 return (stored, None);
             }
@@ -213,6 +214,7 @@ impl From<ReceiveRequest> for broker::ReceiveRequest {
             wait_seconds: request.wait_seconds.unwrap_or(0),
             lease_seconds: request.lease_seconds,
             auto_ack: request.auto_ack.unwrap_or(false),
+            ..Self::default()
         }
     }
 }

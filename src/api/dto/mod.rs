@@ -10,6 +10,8 @@ pub mod queues;
 pub mod scalars;
 pub mod sessions;
 pub mod settlements;
+pub mod subscriptions;
+pub mod topics;
 pub mod users;
 pub mod validate;
 
@@ -40,6 +42,9 @@ pub fn bounds() -> Vec<(String, &'static [Bound])> {
         of::<api_keys::ApiKeyRequest>(),
         of::<queues::QueueConfig>(),
         of::<grants::GrantRequest>(),
+        of::<topics::TopicConfig>(),
+        of::<subscriptions::SubscriptionConfig>(),
+        of::<subscriptions::SubscriptionFilter>(),
         of::<messages::SendRequest>(),
         of::<messages::OutgoingMessage>(),
         of::<messages::ReceiveRequest>(),

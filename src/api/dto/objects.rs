@@ -50,6 +50,16 @@ pub fn present_objects<'de, D: Deserializer<'de>, T: Deserialize<'de>, const MAX
     objects::<D, T, MAX>(deserializer).map(Some)
 }
 
+/// For an object that may be absent, but not null.
+///
+/// # Errors
+/// When it is no object or no `T`.
+pub fn present_object<'de, D: Deserializer<'de>, T: Deserialize<'de>>(
+    deserializer: D,
+) -> Result<Option<T>, D::Error> {
+    Strict::deserialize(deserializer).map(|object| Some(object.0))
+}
+
 /// For lists of anything that may be absent, but not null.
 ///
 /// # Errors

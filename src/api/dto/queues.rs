@@ -1,6 +1,6 @@
 //! Queues.
 
-use super::grants::Right;
+use super::grants::{Right, rights};
 use super::scalars::Time;
 use super::validate::{Bound, Faults, Rule, Validate, bound};
 use super::{page, present};
@@ -80,6 +80,18 @@ pub struct QueueView {
     pub my_rights: Vec<Right>,
     /// Its settings, every field present: may be sent back as they are.
     pub config: QueueConfig,
+    /// The subscriptions that deliver into it; absent when there is none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub linked_from: Option<Vec<LinkView>>,
+}
+
+/// A subscription that delivers into the queue.
+#[derive(Debug, Object, Serialize)]
+pub struct LinkView {
+    /// The topic that it reads.
+    pub topic: String,
+    /// Its name.
+    pub subscription: String,
 }
 
 impl QueueView {
@@ -87,7 +99,11 @@ impl QueueView {
     #[must_use]
     pub fn new(broker: &Broker, by: &Caller, entry: Entry<Queue>) -> Self {
         let queue = &entry.value;
+        let links = broker.links_into(entry.record.generation).into_iter();
+        let links: Vec<_> =
+            links.map(|(topic, subscription)| LinkView { topic, subscription }).collect();
         Self {
+            linked_from: (!links.is_empty()).then_some(links),
             // An owner who is gone while his queues are being deleted has no name any more.
             owner: broker.user_name(queue.owner).unwrap_or_default(),
             state: if queue.ending == record::Ending::Drain { "draining" } else { "live" }
@@ -95,8 +111,8 @@ impl QueueView {
             created_at: Time(queue.created_ms),
             updated_at: Time(queue.updated_ms),
             etag: broker::etag(&entry.record),
-            my_rights: broker.rights_on(by, queue).into_iter().map(Right::from).collect(),
-            config: queue.config.into(),
+            my_rights: rights(broker.rights_on(by, queue)),
+            config: queue.config.clone().into(),
             name: entry.name,
         }
     }

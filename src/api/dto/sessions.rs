@@ -24,6 +24,9 @@ pub struct SessionRequest {
     /// Seconds until the session ends by itself. Default: 43200 (12 hours).
     #[serde(default, deserialize_with = "present")]
     pub ttl_seconds: Option<i32>,
+    /// Whether the session is valid only from the address that logs in. Default: false.
+    #[serde(default, deserialize_with = "present")]
+    pub bind_ip: Option<bool>,
 }
 
 impl SessionRequest {

@@ -89,7 +89,11 @@ impl Validate for ReleaseRequest {
 /// The action of a release.
 #[must_use]
 pub fn release(outcome: Option<ReleaseOutcome>) -> Action {
-    Action::Release { failed: outcome.unwrap_or_default() == ReleaseOutcome::Failed }
+    let outcome = match outcome.unwrap_or_default() {
+        ReleaseOutcome::HandedBack => crate::broker::ReleaseOutcome::HandedBack,
+        ReleaseOutcome::Failed => crate::broker::ReleaseOutcome::Failed,
+    };
+    Action::Release { outcome, delay_seconds: None }
 }
 
 /// Receipts in one list.

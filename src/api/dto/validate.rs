@@ -91,6 +91,16 @@ impl Faults {
         }
     }
 
+    /// Checks an object inside, if given.
+    pub fn inside<T: Validate>(&mut self, field: &str, object: Option<&T>) {
+        let Some(object) = object else { return };
+        let outer = self.prefix.len();
+        self.prefix.push_str(field);
+        self.prefix.push('.');
+        object.validate(self);
+        self.prefix.truncate(outer);
+    }
+
     /// Checks a number of `T`, if given.
     pub fn number<T: Validate>(&mut self, field: &'static str, value: Option<impl Into<i64>>) {
         let (Some(value), Rule::Number(min, max)) = (value.map(Into::into), rule::<T>(field))

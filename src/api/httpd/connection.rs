@@ -1,12 +1,12 @@
 //! One connection: handshake, protocol, requests, end.
 
-use super::io::{Answering, Guarded};
+use super::io::{Answering, Answers, Guarded, Refuse};
 use super::upgraded::Upgrades;
-use super::{App, Options, tls};
+use super::{App, Options, refusal, tls};
 use crate::base::seams::{Spawn, Stream};
 use bytes::Bytes;
 use http_body_util::combinators::BoxBody;
-use hyper::body::Incoming;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -19,6 +19,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
 use tokio::sync::OwnedSemaphorePermit;
@@ -106,7 +107,9 @@ impl Door {
         place: &Arc<Place>,
     ) -> Ended {
         let answering = Answering::default();
-        stream.watch_headers(self.options.header_time, answering.clone());
+        let app = self.app.clone();
+        let refuse: Refuse = Box::new(move |bare| Box::pin(refusal::answer(app.clone(), bare)));
+        stream.watch_headers(self.options.header_time, answering.clone(), refuse);
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -121,8 +124,8 @@ impl Door {
                 Upgrades { door: door.clone(), hold: Arc::new((place.clone(), began.clone())) };
             let answer = door.clone().answer(r, far, scheme.clone(), Some(upgrades));
             async move {
-                let _began = began;
-                answer.await
+                let answer = answer.await?;
+                Ok::<_, Infallible>(answer.map(|body| Answer { body, _answers: began }))
             }
         });
         let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
@@ -131,7 +134,9 @@ impl Door {
 
     async fn serve_http2(self: &Arc<Self>, stream: Guests, far: SocketAddr) -> Ended {
         let mut builder = http2::Builder::new(Executor(self.clone()));
-        let header_bytes_max = u32::try_from(self.options.header_bytes_max).unwrap_or(u32::MAX);
+        // Up to twice the bound there is an answer with a body, above it a bare one.
+        let header_bytes_max = self.options.header_bytes_max.saturating_mul(2);
+        let header_bytes_max = u32::try_from(header_bytes_max).unwrap_or(u32::MAX);
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.options.http2_streams_max)
@@ -177,6 +182,9 @@ impl Door {
         if let Some(upgrades) = upgrades {
             request.set_data(upgrades);
         }
+        if let Some(refused) = refusal::judge(&request, self.options.header_bytes_max) {
+            request.set_data(refused);
+        }
         Ok(self.app.get_response(request).await.into())
     }
 }
@@ -215,6 +223,32 @@ async fn first_bytes(
         }
     };
     Ok((protocol, Guarded::new(Bytes::from(seen), stream, stall_time)))
+}
+
+/// The body of an HTTP/1.1 answer: the request is being answered until it is handed over.
+struct Answer {
+    body: BoxBody<Bytes, io::Error>,
+    _answers: Arc<Answers>,
+}
+
+impl Body for Answer {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// Runs the requests of an HTTP/2 connection as tasks of their own, counted and cut like it.

@@ -1,14 +1,16 @@
 //! The byte stream as hyper gets it: the bytes that told the protocol are put back in front; a
 //! client that takes nothing of its answer for too long is let go, and so is one that does not end
-//! a header that it began.
+//! a header that it began; one whose header is refused gets the endpoint's answer, not hyper's.
 
+use super::refusal::{self, Bare, Refusal};
 use bytes::{Buf, Bytes};
+use futures_util::future::BoxFuture;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
@@ -27,16 +29,10 @@ struct Requests {
 
 impl Answering {
     /// Until what it returns is dropped.
-    pub(super) fn begin(&self) -> impl Drop + Send + Sync + use<> {
-        struct Ends(Answering);
-        impl Drop for Ends {
-            fn drop(&mut self) {
-                self.0.0.running.store(false, Ordering::Relaxed);
-            }
-        }
+    pub(super) fn begin(&self) -> Answers {
         self.0.begun.fetch_add(1, Ordering::Relaxed);
         self.0.running.store(true, Ordering::Relaxed);
-        Ends(self.clone())
+        Answers(self.clone())
     }
 
     fn now(&self) -> bool {
@@ -45,6 +41,15 @@ impl Answering {
 
     fn begun(&self) -> usize {
         self.0.begun.load(Ordering::Relaxed)
+    }
+}
+
+/// A request is being answered while this is there.
+pub(super) struct Answers(Answering);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        self.0.0.running.store(false, Ordering::Relaxed);
     }
 }
 
@@ -76,6 +81,9 @@ impl HeaderWatch {
     }
 }
 
+/// Makes the answer that takes the place of a bare one.
+pub(super) type Refuse = Box<dyn Fn(Bare) -> BoxFuture<'static, Bytes> + Send>;
+
 /// A stream with bytes put back and bounds on how long a write or a header may stand still.
 pub(super) struct Guarded<S> {
     /// Read already, to be read again.
@@ -85,16 +93,33 @@ pub(super) struct Guarded<S> {
     /// Runs while the far end takes nothing.
     stalled: Option<Pin<Box<Sleep>>>,
     headers: Option<HeaderWatch>,
+    refuse: Option<Refuse>,
+    /// The last thing that is written.
+    refusal: Option<Refusal>,
 }
 
 impl<S> Guarded<S> {
     pub(super) fn new(front: Bytes, inner: S, stall_time: Duration) -> Self {
-        Self { front, inner, stall_time, stalled: None, headers: None }
+        let (stalled, headers, refuse, refusal) = (None, None, None, None);
+        Self { front, inner, stall_time, stalled, headers, refuse, refusal }
     }
 
-    /// Bounds the time of each HTTP/1.1 header.
-    pub(super) fn watch_headers(&mut self, time: Duration, answering: Answering) {
+    /// Bounds the time of each HTTP/1.1 header, and answers those that hyper refuses.
+    pub(super) fn watch_headers(&mut self, time: Duration, answering: Answering, refuse: Refuse) {
         self.headers = Some(HeaderWatch { time, answering, requests: 0, begun: None });
+        self.refuse = Some(refuse);
+    }
+
+    /// Takes a write that ends with hyper's bare answer to a header, and will write another. While
+    /// a request is being answered there is none: hyper does not read the next.
+    fn intercept(&mut self, slices: &[&[u8]]) -> Option<usize> {
+        let idle = self.headers.as_ref().is_some_and(|watch| !watch.answering.now());
+        let refuse = self.refuse.as_ref().filter(|_| idle && self.refusal.is_none())?;
+        let (last, before) = slices.split_last()?;
+        let bare = refusal::bare(last)?;
+        let before = [before.concat().as_slice(), &last[..bare.start]].concat();
+        self.refusal = Some(Refusal::new(Bytes::from(before), refuse(bare)));
+        Some(slices.iter().map(|slice| slice.len()).sum())
     }
 
     /// Passes a write's outcome on, unless it has been pending for too long.
@@ -108,6 +133,16 @@ impl<S> Guarded<S> {
         match sleep.as_mut().poll(cx) {
             Poll::Ready(()) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
             Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl<S: AsyncWrite + Unpin> Guarded<S> {
+    /// Writes what takes the place of a bare answer, if there is one.
+    fn poll_refusal(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.refusal {
+            Some(refusal) => refusal.poll_write(cx, &mut self.inner),
+            None => Poll::Ready(Ok(())),
         }
     }
 }
@@ -141,12 +176,15 @@ impl<S: AsyncRead + Unpin> AsyncRead for Guarded<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        if let Some(n) = self.intercept(&[bytes]) {
+            return Poll::Ready(Ok(n));
+        }
         let poll = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.watch(cx, poll)
     }
@@ -156,6 +194,12 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
         cx: &mut Context<'_>,
         bytes: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        if bytes.last().is_some_and(|last| last.ends_with(b"\r\n\r\n")) {
+            let slices: Vec<&[u8]> = bytes.iter().map(|slice| &**slice).collect();
+            if let Some(n) = self.intercept(&slices) {
+                return Poll::Ready(Ok(n));
+            }
+        }
         let poll = Pin::new(&mut self.inner).poll_write_vectored(cx, bytes);
         self.watch(cx, poll)
     }
@@ -165,13 +209,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Guarded<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.inner).poll_flush(cx);
+        let poll = match self.poll_refusal(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inner).poll_flush(cx),
+            unfinished => unfinished,
+        };
         self.watch(cx, poll)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let poll = Pin::new(&mut self.inner).poll_shutdown(cx);
-        self.watch(cx, poll)
+        let poll = match self.poll_refusal(cx) {
+            Poll::Ready(Ok(())) => Pin::new(&mut self.inner).poll_shutdown(cx),
+            unfinished => unfinished,
+        };
+        ready!(self.watch(cx, poll))?;
+        let this = &mut *self;
+        if let Some(refusal) = &mut this.refusal {
+            ready!(refusal.poll_discard(cx, &mut this.inner));
+        }
+        Poll::Ready(Ok(()))
     }
 }
 
@@ -197,7 +252,8 @@ mod tests {
         let (mut far, near) = tokio::io::duplex(64);
         let mut near = Guarded::new(Bytes::from_static(b"a"), near, Duration::from_secs(1));
         let answering = Answering::default();
-        near.watch_headers(Duration::from_millis(20), answering.clone());
+        let refuse: Refuse = Box::new(|_| Box::pin(async { Bytes::new() }));
+        near.watch_headers(Duration::from_millis(20), answering.clone(), refuse);
         let mut bytes = [0; 8];
         assert_eq!(near.read(&mut bytes).await.unwrap(), 1);
         // The request begins and ends without a read in between: the next header is another.

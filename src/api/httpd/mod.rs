@@ -3,7 +3,8 @@
 //! Knows: connections, TLS handshakes, HTTP/1.1 and HTTP/2, the time and the memory a client may
 //! take before its request is worth an answer.
 //! Must not know: routes, problems, users. Failures leave as typed errors, see [`body`] and
-//! [`in_flight`]; `api::problem` puts them into words.
+//! [`in_flight`], refused heads as requests that carry a [`refusal::HeadRefused`]; `api::problem`
+//! puts them into words.
 //! Way in: [`Httpd::serve`]. Way out: the endpoint. The middleware goes around it in this order,
 //! outermost first: the translation of errors, [`body::ReadBody`] (it reads before a slot is
 //! taken, so that a slow body costs no slot), [`in_flight::CapInFlight`], the routes.
@@ -12,6 +13,7 @@ pub mod body;
 mod connection;
 pub mod in_flight;
 mod io;
+pub mod refusal;
 mod tls;
 pub mod upgraded;
 
@@ -35,7 +37,7 @@ pub type App = Arc<dyn DynEndpoint<Output = Response>>;
 pub struct Options {
     /// Open connections; above it clients wait in the kernel's queue.
     pub connections_max: usize,
-    /// Bytes of a request's header; above it 431.
+    /// Bytes of a request's header; above it the request carries a refusal.
     pub header_bytes_max: usize,
     /// Time for a request's header, from its first byte; for the first request from the
     /// connection's beginning.

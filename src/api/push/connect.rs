@@ -6,7 +6,7 @@
 use super::Place;
 use super::frames::{self, Named, Op, Outcome};
 use super::metered::Metered;
-use crate::api::auth::authenticate;
+use crate::api::auth::identify;
 use crate::api::codes;
 use crate::api::dto::settlements::{LeaseView, release};
 use crate::api::httpd::body::{BodiesFull, BodyMemory, Held};
@@ -17,12 +17,10 @@ use crate::api::resources::messages::judge_batch;
 use crate::api::resources::settlements::settle_one;
 use crate::api::scope::Here;
 use crate::base::limits;
-use crate::broker::consumers::Handle;
+use crate::broker::consumers::{Handle, Terms};
 use crate::broker::refusal::Refusal;
 use crate::broker::standing::Standing;
-use crate::broker::{
-    Action, Broker, Consumer, Durability, End, Farewell, ReceivedMessage, Source, Terms, Window,
-};
+use crate::broker::{Action, Broker, Consumer, Durability, End, Farewell, ReceivedMessage, Window};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -47,7 +45,8 @@ const PROTOCOL: &str = "tertulia.v1";
 pub async fn connect(request: Request) -> poem::Result<Response> {
     let here = Here::of(&request);
     let key = check(&request, &here)?;
-    let caller = authenticate(&request, &here).await?;
+    // What the scopes of an API key leave out each operation refuses by itself.
+    let caller = identify(&request, &here).await?;
     let standing = caller.map(|caller| here.app.broker.standing(caller));
     let place = here.app.places.take("websocket")?;
     let parts =
@@ -192,7 +191,7 @@ async fn hello(socket: &mut Socket, here: &Here) -> Result<Standing, Leaving> {
     drop(socket.get_mut().take());
     let caller = match op {
         Ok(Op::Hello(hello)) => {
-            broker.authenticate_bearer(hello.token.as_str()).map_err(Problem::from)
+            broker.authenticate_bearer(hello.token.as_str(), here.origin()).map_err(Problem::from)
         }
         Ok(_) => Err(crate::api::problem::no_credentials()),
         Err(problem) => Err(problem),
@@ -447,8 +446,9 @@ impl Connection {
         if self.pulls.len() + self.retired.len() >= limit {
             return Err(Refusal::Quota { what: "consumers of one connection", limit }.into());
         }
+        let source = wanted.source().ok_or_else(frames::internal)?;
         let terms = Terms {
-            source: Source::Queue(wanted.queue),
+            source,
             lease_seconds: wanted.lease_seconds,
             window: Window::Credit(usize::try_from(wanted.credit).unwrap_or(0)),
         };
@@ -476,13 +476,13 @@ impl Connection {
 async fn perform(broker: &Arc<Broker>, standing: &Standing, op: Op) -> Result<Outcome, Problem> {
     let by = &standing.by;
     let settle = async |receipt: String, action: Action| {
-        let queue = broker.queue_of_receipt(&receipt)?;
-        settle_one(broker, by, &queue, receipt, action).await
+        let source = broker.source_of_receipt(&receipt)?;
+        settle_one(broker, by, source.as_source(), receipt, action).await
     };
     match op {
         Op::Send(it) => {
             let messages = it.messages.into_iter().map(Into::into).collect();
-            let results = broker.send(by, &it.queue, messages, Durability::Quorum).await?;
+            let results = broker.send(by, &it.queue, messages, Durability::Quorum, None).await?;
             judge_batch(results).map(Outcome::Sent)
         }
         Op::Ack(it) => settle(it.receipt, Action::Ack).await.map(|_| Outcome::Done),

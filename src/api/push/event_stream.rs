@@ -7,7 +7,8 @@ use crate::api::params::{InFlightMax, LeaseSeconds, Path, Query, QueueSegment};
 use crate::api::payload::EventStream;
 use crate::api::problem::Problem;
 use crate::base::limits;
-use crate::broker::{Consumer, End, Farewell, Source, Terms, Window};
+use crate::broker::consumers::Terms;
+use crate::broker::{Consumer, End, Farewell, SourceName, Window};
 use bytes::Bytes;
 use futures_util::Stream;
 use poem::Body;
@@ -34,7 +35,7 @@ impl Streams {
         let default = limits::STREAM_IN_FLIGHT_DEFAULT;
         let max = max_in_flight.0.map_or(default, |max| max.get());
         let terms = Terms {
-            source: Source::Queue(queue.0.0),
+            source: SourceName::Queue(queue.0.0),
             lease_seconds: lease_seconds.0.map(|seconds| seconds.get()),
             window: Window::Unsettled(usize::try_from(max).unwrap_or(1)),
         };

@@ -11,7 +11,8 @@ use crate::api::dto::validate::{Bound, Faults, Rule, Validate, bound};
 use crate::api::payload::decode;
 use crate::api::problem::Problem;
 use crate::base::limits;
-use crate::base::names::QueueName;
+use crate::base::names::{QueueName, SubscriptionName, TopicName};
+use crate::broker::SourceName;
 use serde::de::{DeserializeOwned, IgnoredAny};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -113,6 +114,40 @@ fn queue(faults: &mut Faults, name: &str) {
     }
 }
 
+/// Either a queue, or a topic and a subscription.
+fn source(faults: &mut Faults, it: &Subscribe) {
+    let wrong = match (&it.queue, &it.topic, &it.subscription) {
+        (Some(_), None, None) | (None, Some(_), Some(_)) => None,
+        (None, Some(_), None) => Some("subscription"),
+        (None, None, Some(_)) => Some("topic"),
+        (None, None, None) | (Some(_), _, _) => Some("queue"),
+    };
+    if let Some(field) = wrong {
+        let message = "either `queue`, or `topic` and `subscription`";
+        faults.add(field, message.to_owned(), "required");
+    }
+    if let Some(name) = &it.queue {
+        queue(faults, name);
+    }
+    if let Some(Err(error)) = it.topic.as_deref().map(TopicName::parse) {
+        faults.add("topic", error.to_string(), "name");
+    }
+    if let Some(Err(error)) = it.subscription.as_deref().map(SubscriptionName::parse) {
+        faults.add("subscription", error.to_string(), "name");
+    }
+}
+
+impl Subscribe {
+    /// Where from, as it was checked.
+    pub(super) fn source(&self) -> Option<SourceName> {
+        match (self.queue.clone(), self.topic.clone(), self.subscription.clone()) {
+            (Some(name), None, None) => Some(SourceName::Queue(name)),
+            (None, Some(topic), Some(name)) => Some(SourceName::Subscription { topic, name }),
+            _ => None,
+        }
+    }
+}
+
 frame! {
     Hello { token: Secret } [] |_it, _faults| {}
 }
@@ -131,12 +166,17 @@ frame! {
 }
 frame! {
     Subscribe {
-        queue: String,
+        #[serde(default, deserialize_with = "present")]
+        queue: Option<String>,
+        #[serde(default, deserialize_with = "present")]
+        topic: Option<String>,
+        #[serde(default, deserialize_with = "present")]
+        subscription: Option<String>,
         credit: i32,
         #[serde(default, deserialize_with = "present")]
         lease_seconds: Option<i32>,
     } [CREDIT, LEASE] |it, faults| {
-        queue(faults, &it.queue);
+        source(faults, it);
         faults.number::<Self>("credit", Some(it.credit));
         faults.number::<Self>("lease_seconds", it.lease_seconds);
     }

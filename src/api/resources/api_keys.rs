@@ -6,6 +6,7 @@ use crate::api::dto::scalars::Secret;
 use crate::api::params::{ApiKeySegment, Cursor, Limit, Path, Query};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
+use crate::protocol::record::Right;
 use poem_openapi::OpenApi;
 
 /// The handlers of `/api-keys`.
@@ -20,10 +21,11 @@ impl ApiKeys {
         auth: Auth,
         body: Body<ApiKeyRequest>,
     ) -> Result<Answer<ApiKeyCreated>, Problem> {
-        let ApiKeyRequest { name, expires_at } = body.0;
+        let ApiKeyRequest { name, expires_at, scopes } = body.0;
         let expires_ms = expires_at.map(|time| time.0);
+        let scopes = scopes.map(|scopes| scopes.into_iter().map(Right::from).collect());
         let broker = &auth.app.broker;
-        let (secret, key) = broker.create_api_key(&auth.caller, &name, expires_ms).await?;
+        let (secret, key) = broker.create_api_key(&auth.caller, &name, expires_ms, scopes).await?;
         Ok(Answer::created(ApiKeyCreated::new(Secret::new(secret.as_str()), key)))
     }
 

@@ -45,7 +45,7 @@ impl Grants {
         username: Path<GranteeSegment>,
         body: Body<GrantRequest>,
     ) -> Result<Answer<GrantView>, Problem> {
-        let rights = body.0.rights.into_iter().map(Right::from).collect();
+        let rights = body.0.rights.into_iter().map(Right::from);
         let (broker, by) = (&auth.app.broker, &auth.caller);
         let grant = broker.put_grant(by, &queue.0.0, &username.0.0, rights).await?;
         Ok(Answer::ok(grant.into()))

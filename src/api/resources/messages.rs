@@ -10,7 +10,7 @@ use crate::api::params::{Path, Query, QueueSegment};
 use crate::api::payload::{Answer, Body};
 use crate::api::problem::{FieldError, Problem};
 use crate::base::limits;
-use crate::broker;
+use crate::broker::{self, Source};
 use poem_openapi::OpenApi;
 use std::time::Duration;
 
@@ -36,7 +36,8 @@ impl Messages {
         };
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
-        judge_batch(broker.send(by, &queue.0.0, messages, durability).await?).map(Answer::created)
+        judge_batch(broker.send(by, &queue.0.0, messages, durability, None).await?)
+            .map(Answer::created)
     }
 
     /// Receive messages
@@ -58,7 +59,8 @@ impl Messages {
             paused = paused.take().or_else(|| auth.slot.as_ref().map(InFlight::pause));
         };
         let broker = &auth.app.broker;
-        let messages = broker.receive(&auth.caller, &queue.0.0, request, idle).await?;
+        let messages =
+            broker.receive(&auth.caller, Source::Queue(&queue.0.0), request, idle).await?;
         let messages = messages.into_iter().map(ReceivedMessage::from).collect();
         Ok(Answer::ok(ReceiveResponse { messages }))
     }
@@ -113,7 +115,8 @@ mod tests {
 
     #[test]
     fn a_batch_with_one_stored_message_succeeds() {
-        let stored = result(SendStatus::Stored { id: "a".into(), replicas: 1 });
+        let stored =
+            result(SendStatus::Stored { id: "a".into(), replicas: 1, is_duplicate: false });
         let response = judge_batch(vec![failed(), stored]).unwrap();
         assert_eq!(response.failed_count, 1);
         assert_eq!(response.results[0].code.as_deref(), Some("draining"));

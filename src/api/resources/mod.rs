@@ -8,6 +8,8 @@ pub mod operations;
 pub mod queues;
 pub mod sessions;
 pub mod settlements;
+pub mod subscriptions;
+pub mod topics;
 pub mod users;
 
 use super::push::event_stream::Streams;
@@ -22,6 +24,9 @@ pub type Resources = (
     messages::Messages,
     Streams,
     settlements::Settlements,
+    topics::Topics,
+    topics::Grants,
+    subscriptions::Subscriptions,
     operations::Operations,
 );
 
@@ -35,5 +40,8 @@ pub const RESOURCES: Resources = (
     messages::Messages,
     Streams,
     settlements::Settlements,
+    topics::Topics,
+    topics::Grants,
+    subscriptions::Subscriptions,
     operations::Operations,
 );

@@ -6,7 +6,7 @@ use crate::api::params::{Cursor, Limit, Path, Query, SessionSegment};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
 use crate::api::scope::Here;
-use crate::broker::Credential;
+use crate::broker::{Credential, Terms};
 use poem_openapi::OpenApi;
 
 /// The handlers of `/sessions`.
@@ -22,8 +22,9 @@ impl Sessions {
         body: Body<SessionRequest>,
     ) -> Result<Answer<SessionCreated>, Problem> {
         let (request, broker) = (body.0, &here.app.broker);
-        let (name, password, ttl) = (&request.username, request.password.as_str(), request.ttl());
-        let session = broker.log_in(name, password, ttl, here.address).await?;
+        let terms = Terms { ttl_seconds: request.ttl(), bound: request.bind_ip.unwrap_or(false) };
+        let (name, password) = (&request.username, request.password.as_str());
+        let session = broker.log_in(name, password, terms, here.origin()).await?;
         let _ = here.user.set(session.user_name.clone());
         Ok(Answer::created(session.into()))
     }

@@ -10,7 +10,7 @@ use crate::api::dto::settlements::{
 use crate::api::params::{Path, QueueSegment, ReceiptSegment};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
-use crate::broker::{Action, Broker, Caller, Lease, Settlement};
+use crate::broker::{Action, Broker, Caller, Lease, Settlement, Source};
 use poem_openapi::OpenApi;
 
 /// The handlers of `/queues/{queue}/leases/{receipt}` and `/queues/{queue}/settlements`.
@@ -28,7 +28,14 @@ impl Settlements {
         /// The receipt that `receive_messages` gave: paste yours.
         receipt: Path<ReceiptSegment>,
     ) -> Result<Empty, Problem> {
-        settle_one(&auth.app.broker, &auth.caller, &queue.0.0, receipt.0.0, Action::Ack).await?;
+        settle_one(
+            &auth.app.broker,
+            &auth.caller,
+            Source::Queue(&queue.0.0),
+            receipt.0.0,
+            Action::Ack,
+        )
+        .await?;
         Ok(Empty::done())
     }
 
@@ -45,8 +52,14 @@ impl Settlements {
     ) -> Result<Answer<LeaseView>, Problem> {
         let action = Action::Extend { lease_seconds: body.0.lease_seconds };
         let receipt = receipt.0.0;
-        let lease =
-            settle_one(&auth.app.broker, &auth.caller, &queue.0.0, receipt.clone(), action).await?;
+        let lease = settle_one(
+            &auth.app.broker,
+            &auth.caller,
+            Source::Queue(&queue.0.0),
+            receipt.clone(),
+            action,
+        )
+        .await?;
         let lease = lease.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
         Ok(Answer::ok(LeaseView::new(receipt, &lease)))
     }
@@ -69,7 +82,7 @@ impl Settlements {
         settle_one(
             &auth.app.broker,
             &auth.caller,
-            &queue.0.0,
+            Source::Queue(&queue.0.0),
             receipt.0.0,
             release(body.0.outcome),
         )
@@ -88,7 +101,8 @@ impl Settlements {
     ) -> Result<Answer<SettlementResponse>, Problem> {
         let (places, settlements) = body.0.split();
         let names: Vec<_> = places.iter().map(|p| (p.action.word(), p.index)).collect();
-        let verdicts = auth.app.broker.settle(&auth.caller, &queue.0.0, settlements).await?;
+        let verdicts =
+            auth.app.broker.settle(&auth.caller, Source::Queue(&queue.0.0), settlements).await?;
         let judged = places.into_iter().zip(verdicts);
         let judged: Vec<_> = judged.map(|(p, verdict)| SettlementResult::new(p, verdict)).collect();
         let open =
@@ -108,12 +122,12 @@ impl Settlements {
 pub(in crate::api) async fn settle_one(
     broker: &Broker,
     by: &Caller,
-    queue: &str,
+    source: Source<'_>,
     receipt: String,
     action: Action,
 ) -> Result<Option<Lease>, Problem> {
     let settlement = vec![Settlement { receipt, action }];
-    let verdicts = broker.settle(by, queue, settlement).await?;
+    let verdicts = broker.settle(by, source, settlement).await?;
     let verdict = verdicts.into_iter().next();
     let verdict = verdict.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
     judge(verdict).map_err(|(_, problem)| problem)

@@ -23,7 +23,7 @@ impl Users {
     ) -> Result<Answer<UserView>, Problem> {
         let (broker, by) = (&visitor.app.broker, visitor.caller.as_ref());
         let Registration { username, password } = body.0;
-        let user = broker.register(by, visitor.address, &username, password.as_str()).await?;
+        let user = broker.register(by, visitor.origin(), &username, password.as_str()).await?;
         Ok(view(Answer::created, user))
     }
 
@@ -78,7 +78,7 @@ impl Users {
     ) -> Result<Answer<UserView>, Problem> {
         let (broker, name) = (&auth.app.broker, &username.0.0);
         let (patch, etag) = (body.0.into(), if_match.etag());
-        let user = broker.update_user(&auth.caller, name, patch, etag, auth.address).await?;
+        let user = broker.update_user(&auth.caller, name, patch, etag).await?;
         Ok(view(Answer::ok, user))
     }
 

@@ -1,5 +1,6 @@
 //! Examples of the document. They tell one story: alice registers, declares the queue `orders`,
-//! sends a message, receives and acknowledges it. Each request works as it stands on a fresh
+//! sends a message, receives and acknowledges it; then the topic `news` and its subscription
+//! `sports`. Each request works as it stands on a fresh
 //! node; only receipts and ids have to be pasted.
 
 use crate::api::codes::{self, Code};
@@ -22,6 +23,11 @@ pub fn request(operation: &str) -> Option<&'static str> {
         "put_queue" => "{}",
         "update_queue" => r#"{"lease_seconds": 60}"#,
         "put_queue_grant" => r#"{"rights": ["send", "receive"]}"#,
+        "put_topic" => "{}",
+        "update_topic" => r#"{"retention_seconds": 86400}"#,
+        "put_topic_grant" => r#"{"rights": ["publish", "subscribe"]}"#,
+        "put_subscription" => r#"{"filter": {"routing_key": "sports.#"}}"#,
+        "update_subscription" => r#"{"lease_seconds": 60}"#,
         "send_messages" => {
             r#"{"messages": [{"body": "hello", "attributes": {"kind": "greeting"}}]}"#
         }
@@ -38,9 +44,14 @@ pub fn request(operation: &str) -> Option<&'static str> {
 pub fn path_parameter(operation: &str, name: &str) -> Option<&'static str> {
     Some(match (operation, name) {
         // Everybody: on a fresh node there is nobody else yet.
-        ("put_queue_grant" | "delete_queue_grant", "username") => "*",
+        (
+            "put_queue_grant" | "delete_queue_grant" | "put_topic_grant" | "delete_topic_grant",
+            "username",
+        ) => "*",
         (_, "username") => "alice",
         (_, "queue") => "orders",
+        (_, "topic") => "news",
+        (_, "subscription") => "sports",
         (_, "receipt") => "AQ9fX3JlY2VpcHRfX2Zyb21fX3JlY2VpdmU",
         (_, "session_id") => "c2Vzc2lvbl9vZl9hbGljZQ",
         (_, "api_key_id") => "YXBpX2tleV9vZl9hbGljZQ",
@@ -55,11 +66,23 @@ const SESSION: &str = r#"{"session_id": "c2Vzc2lvbl9vZl9hbGljZQ", "username": "a
     "created_at": "2026-01-02T03:04:05.678Z", "expires_at": "2026-01-02T15:04:05.678Z",
     "address": "127.0.0.1", "current": true}"#;
 const API_KEY: &str = r#"{"api_key_id": "YXBpX2tleV9vZl9hbGljZQ", "name": "laptop",
+    "scopes": ["send", "receive", "browse", "publish", "subscribe", "manage"], "limited": false,
     "created_at": "2026-01-02T03:04:05.678Z"}"#;
 const QUEUE: &str = r#"{"name": "orders", "owner": "alice", "state": "live",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
-    "etag": "MQ", "my_rights": ["send", "receive", "manage"],
+    "etag": "MQ", "my_rights": ["send", "receive", "browse", "manage"],
     "config": {"lease_seconds": 30, "max_message_bytes": 1048576, "replicas": 3}}"#;
+const TOPIC: &str = r#"{"name": "news", "owner": "alice",
+    "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
+    "etag": "MQ", "my_rights": ["publish", "subscribe", "manage"], "subscription_count": 1,
+    "config": {"max_message_bytes": 1048576, "replicas": 3, "retention_seconds": 1209600,
+    "dedup_seconds": 600, "max_bytes": 0}}"#;
+const SUBSCRIPTION: &str = r#"{"topic": "news", "name": "sports", "owner": "alice",
+    "status": "active", "created_at": "2026-01-02T03:04:05.678Z",
+    "updated_at": "2026-01-02T03:04:05.678Z", "etag": "MQ",
+    "config": {"filter": {"routing_key": "sports.#"}, "start": "new", "lease_seconds": 30,
+    "max_failures": 10, "backoff_min_seconds": 0, "backoff_max_seconds": 600,
+    "max_in_flight": 120000, "paused": false}}"#;
 const GRANT: &str = r#"{"username": "*", "rights": ["send", "receive"], "granted_by": "alice",
     "granted_at": "2026-01-02T03:04:05.678Z"}"#;
 
@@ -76,11 +99,17 @@ pub fn answer(schema: &str) -> Option<String> {
             .to_owned(),
         "SessionPage" => page(SESSION),
         "ApiKeyCreated" => r#"{"api_key_id": "YXBpX2tleV9vZl9hbGljZQ", "name": "laptop",
-            "secret": "ttk_bm90X2FfcmVhbF9rZXk", "created_at": "2026-01-02T03:04:05.678Z"}"#
+            "secret": "ttk_bm90X2FfcmVhbF9rZXk",
+            "scopes": ["send", "receive", "browse", "publish", "subscribe", "manage"],
+            "limited": false, "created_at": "2026-01-02T03:04:05.678Z"}"#
             .to_owned(),
         "ApiKeyPage" => page(API_KEY),
         "QueueView" => QUEUE.to_owned(),
         "QueuePage" => page(QUEUE),
+        "TopicView" => TOPIC.to_owned(),
+        "TopicPage" => page(TOPIC),
+        "SubscriptionView" => SUBSCRIPTION.to_owned(),
+        "SubscriptionPage" => page(SUBSCRIPTION),
         "GrantView" => GRANT.to_owned(),
         "GrantPage" => page(GRANT),
         other => return message_answer(other),

@@ -25,6 +25,16 @@ pub enum Needs {
     AnyRight,
     /// This right on the queue.
     Right(&'static str),
+    /// The topic's owner, or administrators.
+    TopicOwner,
+    /// Any right on the topic.
+    AnyTopicRight,
+    /// This right on the topic.
+    TopicRight(&'static str),
+    /// The subscription's creator, the topic's owner, or administrators.
+    Subscriber,
+    /// The subscription's creator, or administrators.
+    Creator,
 }
 
 impl Needs {
@@ -41,6 +51,18 @@ impl Needs {
             Self::SelfOrAdmin => "Needs: that user, or an administrator.".to_owned(),
             Self::Own => "Needs: whose it is, or an administrator.".to_owned(),
             Self::QueueOwner => "Needs: the queue's owner, or an administrator.".to_owned(),
+            Self::TopicOwner => "Needs: the topic's owner, or an administrator.".to_owned(),
+            Self::AnyTopicRight => "Needs: any right on the topic.".to_owned(),
+            Self::TopicRight(right) => {
+                format!(
+                    "Needs: the right `{right}` on the topic; owner and administrators have it."
+                )
+            }
+            Self::Subscriber => {
+                "Needs: the subscription's creator, the topic's owner, or an administrator."
+                    .to_owned()
+            }
+            Self::Creator => "Needs: the subscription's creator, or an administrator.".to_owned(),
             Self::AnyRight => "Needs: any right on the queue.".to_owned(),
             Self::Right(right) => {
                 format!(
@@ -96,6 +118,7 @@ impl Operation {
             (true, &[codes::INTERNAL, codes::OVERLOADED]),
             (self.is_versioned(), &[codes::VALIDATION, codes::NOT_ENOUGH_REPLICAS]),
             (!self.needs.is_public(), &[codes::UNAUTHENTICATED, codes::RATE_LIMITED]),
+            (self.may_refuse_scopes(), &[codes::FORBIDDEN]),
             (self.body, BODY_CODES),
         ];
         kinds.iter().any(|(of_kind, codes)| *of_kind && codes.contains(&code))
@@ -130,6 +153,20 @@ impl Operation {
         !matches!(self.needs, Needs::Nobody | Needs::OpenRegistration)
     }
 
+    /// Whether an API key with scopes gets so far at all: what is about messages, not about
+    /// identities and the node. What is new is not, until it is named here.
+    #[must_use]
+    pub fn takes_scoped_keys(&self) -> bool {
+        matches!(self.tag, "queues" | "messages" | "topics" | "subscriptions")
+    }
+
+    /// Whether an API key with scopes may be refused: everywhere but where credentials are not
+    /// looked at, and in lists, which show less.
+    fn may_refuse_scopes(&self) -> bool {
+        self.needs != Needs::Nobody
+            && !matches!(self.id, "list_queues" | "list_topics" | "list_subscriptions")
+    }
+
     /// Whether it changes nothing.
     #[must_use]
     pub fn is_read(&self) -> bool {
@@ -147,6 +184,11 @@ pub const TAGS: &[(&str, &str)] = &[
     ("api_keys", "Long-lived secrets for programs, sent as Bearer."),
     ("queues", "Queues and who may use them. Declare a queue at every start: it is idempotent."),
     ("messages", "Send; receive under a lease; acknowledge, extend or give back."),
+    (
+        "topics",
+        "Topics and who may use them: each message reaches every subscription that wants it.",
+    ),
+    ("subscriptions", "Named readers of a topic, each with its own place and filter."),
     ("operations", "The node's state, for those who run it."),
 ];
 
@@ -178,7 +220,8 @@ macro_rules! operations {
 }
 
 use Needs::{
-    Admin, AnyRight, AnyUser, Nobody, OpenRegistration, Own, QueueOwner, Right, SelfOrAdmin,
+    Admin, AnyRight, AnyTopicRight, AnyUser, Creator, Nobody, OpenRegistration, Own, QueueOwner,
+    Right, SelfOrAdmin, Subscriber, TopicOwner, TopicRight,
 };
 
 operations! {
@@ -218,8 +261,9 @@ operations! {
         body [201 "The key with its secret, shown once."] [QUOTA] "";
     list_api_keys GET "/v1/api-keys" api_keys AnyUser;
         [200 "A page of your API keys."] [] "";
-    delete_api_key DELETE "/v1/api-keys/{api_key_id}" api_keys Own;
-        [204 "The key is gone."] [API_KEY_NOT_FOUND] "";
+    delete_api_key DELETE "/v1/api-keys/{api_key_id}" api_keys AnyUser;
+        [204 "The key is gone."] [API_KEY_NOT_FOUND]
+        "Your own alone: those of others are not found, not even by administrators.";
 
     put_queue PUT "/v1/queues/{queue}" queues AnyUser;
         body etag [200 "It exists and is as you want it.", 201 "It is created."]
@@ -281,6 +325,52 @@ operations! {
     settle_messages POST "/v1/queues/{queue}/settlements" messages Right("receive");
         body [200 "The verdicts, in request order."] [FORBIDDEN, QUEUE_NOT_FOUND]
         "Keeps receipts out of the URL.";
+
+    put_topic PUT "/v1/topics/{topic}" topics AnyUser;
+        body etag [200 "It exists and is as you want it.", 201 "It is created."]
+        [NAME_TAKEN, CONFIG_DIFFERS, QUOTA]
+        "If it exists and you own or manage it, only the fields you give must match.";
+    list_topics GET "/v1/topics" topics AnyUser;
+        [200 "A page of the topics that you may see, by name."] [] "";
+    get_topic GET "/v1/topics/{topic}" topics AnyTopicRight;
+        etag [200 "The topic."] [FORBIDDEN, TOPIC_NOT_FOUND] "";
+    update_topic PATCH "/v1/topics/{topic}" topics TopicRight("manage");
+        body etag [200 "The topic as changed."]
+        [FORBIDDEN, TOPIC_NOT_FOUND, PRECONDITION_FAILED]
+        "Fields that are absent stay. `replicas` cannot change.";
+    delete_topic DELETE "/v1/topics/{topic}" topics TopicOwner;
+        [204 "It is gone, with its subscriptions and what they had not settled."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, NOT_EMPTY, PRECONDITION_FAILED]
+        "What was delivered into queues stays there. `refuse`: only if no message is left.";
+    list_topic_grants GET "/v1/topics/{topic}/grants" topics TopicOwner;
+        [200 "A page of grants."] [NOT_OWNER, TOPIC_NOT_FOUND] "";
+    put_topic_grant PUT "/v1/topics/{topic}/grants/{username}" topics TopicOwner;
+        body [200 "The grant."] [NOT_OWNER, TOPIC_NOT_FOUND, USER_NOT_FOUND, QUOTA]
+        "Replaces what that user was granted before. Without a grant only the owner publishes.";
+    delete_topic_grant DELETE "/v1/topics/{topic}/grants/{username}" topics TopicOwner;
+        [204 "There is no such grant, or none any more."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, USER_NOT_FOUND] "";
+
+    put_subscription PUT "/v1/topics/{topic}/subscriptions/{subscription}" subscriptions
+        TopicRight("subscribe");
+        body etag [200 "It exists and is as you want it.", 201 "It is created."]
+        [FORBIDDEN, TOPIC_NOT_FOUND, QUEUE_NOT_FOUND, NAME_TAKEN, CONFIG_DIFFERS, DRAINING, QUOTA]
+        "Whatever is published after the answer reaches it. With `deliver_to` the messages are         moved into that queue, which needs the right `send` there. If it exists and is yours, only         the fields you give must match.";
+    list_subscriptions GET "/v1/topics/{topic}/subscriptions" subscriptions AnyUser;
+        [200 "A page of subscriptions, by name."] [TOPIC_NOT_FOUND]
+        "The topic's owner sees all, others their own.";
+    get_subscription GET "/v1/topics/{topic}/subscriptions/{subscription}" subscriptions Subscriber;
+        etag [200 "The subscription."] [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND]
+        "A creator who loses `subscribe`, or `send` on the queue, has it `suspended`: nothing is         delivered, and messages wait until they expire.";
+    update_subscription PATCH "/v1/topics/{topic}/subscriptions/{subscription}" subscriptions
+        Creator;
+        body etag [200 "The subscription as changed."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, PRECONDITION_FAILED]
+        "Fields that are absent stay. `filter`, `start` and `deliver_to` cannot change.";
+    delete_subscription DELETE "/v1/topics/{topic}/subscriptions/{subscription}" subscriptions
+        Subscriber;
+        [204 "It is gone, and what it had not settled is gone for it only."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, PRECONDITION_FAILED] "";
 
     get_liveness GET "/livez" operations Nobody; [200 "It runs."] [TOO_LARGE] "";
     get_readiness GET "/readyz" operations Nobody;

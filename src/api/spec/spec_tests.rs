@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 use super::operations::OPERATIONS;
 use super::*;
-use crate::api::dto::{api_keys, grants, messages, queues, sessions, settlements, users};
+use crate::api::dto::{
+    api_keys, grants, messages, queues, sessions, settlements, subscriptions, topics, users,
+};
 use crate::api::payload::decode;
 use serde_json::Value;
 
@@ -169,6 +171,11 @@ fn request_examples_are_accepted() {
     ok::<queues::QueueConfig>("put_queue");
     ok::<queues::QueueConfig>("update_queue");
     ok::<grants::GrantRequest>("put_queue_grant");
+    ok::<topics::TopicConfig>("put_topic");
+    ok::<topics::TopicConfig>("update_topic");
+    ok::<grants::GrantRequest>("put_topic_grant");
+    ok::<subscriptions::SubscriptionConfig>("put_subscription");
+    ok::<subscriptions::SubscriptionConfig>("update_subscription");
     ok::<messages::SendRequest>("send_messages");
     ok::<messages::ReceiveRequest>("receive_messages");
     ok::<settlements::LeaseExtension>("extend_lease");

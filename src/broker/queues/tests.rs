@@ -153,7 +153,7 @@ async fn any_right_lets_see_and_none_does_not() {
     assert!(broker.get_queue(&root, "q").await.is_ok());
     let refused = broker.get_queue(&eva, "q").await;
     assert!(matches!(refused, Err(Refusal::Forbidden { .. })));
-    for right in [Right::Send, Right::Receive, Right::Manage] {
+    for right in <Queue as crate::broker::objects::Object>::RIGHTS.iter().copied() {
         grant(&broker, &ana, "q", "eva", right).await;
         assert_eq!(broker.get_queue(&eva, "q").await.unwrap().name, "q");
     }

@@ -21,15 +21,15 @@ async fn a_session_is_its_user_until_it_ends() {
     assert!(new.token.as_str().starts_with("tts_"));
     assert_eq!((new.user_name.as_str(), new.session.address.as_str()), ("ana", "192.0.2.1"));
     assert_eq!(new.session.expires_ms, clock.wall_ms() + 600_000);
-    let caller = broker.authenticate_bearer(new.token.as_str()).unwrap();
+    let caller = broker.authenticate_bearer(new.token.as_str(), HERE).unwrap();
     assert_eq!((caller.user, caller.admin), (ana.user, true));
     assert!(matches!(&caller.credential, Credential::Session { id, .. } if *id == new.session.id));
     clock.advance_ms(599_999);
-    assert!(broker.authenticate_bearer(new.token.as_str()).is_ok());
+    assert!(broker.authenticate_bearer(new.token.as_str(), HERE).is_ok());
     assert!(broker.is_current(&caller));
     clock.advance_ms(1);
     assert!(!broker.is_current(&caller));
-    let refused = |token: &str| broker.authenticate_bearer(token).err();
+    let refused = |token: &str| broker.authenticate_bearer(token, HERE).err();
     assert_eq!(refused(new.token.as_str()), Some(Refusal::Unauthenticated));
     let (unknown, _) = broker.keys.mint_token(TokenKind::Session, &*broker.rng);
     for token in ["", "tts_", "nonsense", unknown.as_str()] {
@@ -56,7 +56,7 @@ async fn every_refused_login_costs_one_scrypt_and_says_the_same() {
     let root = user(&broker, "root").await;
     user(&broker, "off").await;
     let off = UserPatch { disabled: Some(true), ..UserPatch::default() };
-    broker.update_user(&root, "off", off, None, HERE).await.unwrap();
+    broker.update_user(&root, "off", off, None).await.unwrap();
     for (name, password) in
         [("root", "a wrong guess"), ("nobody", PASSWORD), ("off", PASSWORD), ("no name", PASSWORD)]
     {
@@ -133,13 +133,13 @@ async fn f21_basic_remembers_and_asks_the_user_as_it_is_now() {
     let refused = Some(Refusal::BadCredentials);
     assert_eq!(basic("a wrong guess").await.err(), refused);
     let disabled = |yes| UserPatch { disabled: Some(yes), ..UserPatch::default() };
-    broker.update_user(&root, "ana", disabled(true), None, HERE).await.unwrap();
+    broker.update_user(&root, "ana", disabled(true), None).await.unwrap();
     assert_eq!(basic(PASSWORD).await.err(), refused);
-    broker.update_user(&root, "ana", disabled(false), None, HERE).await.unwrap();
+    broker.update_user(&root, "ana", disabled(false), None).await.unwrap();
     let made_admin = UserPatch { admin: Some(true), ..UserPatch::default() };
-    broker.update_user(&root, "ana", made_admin, None, HERE).await.unwrap();
+    broker.update_user(&root, "ana", made_admin, None).await.unwrap();
     assert!(basic(PASSWORD).await.unwrap().admin);
-    broker.update_user(&root, "ana", new_password("another one"), None, HERE).await.unwrap();
+    broker.update_user(&root, "ana", new_password("another one"), None).await.unwrap();
     assert_eq!(basic(PASSWORD).await.err(), refused);
     broker.delete_user(&root, "ana", crate::broker::Owned::Refuse, None).await.unwrap();
     assert_eq!(basic("another one").await.err(), refused);
@@ -183,13 +183,13 @@ async fn a_login_that_crosses_a_new_password_does_not_outlive_it() {
             tokio::task::yield_now().await;
         }
         let over = finished.is_some();
-        broker.update_user(&root, "ana", new_password(&new), None, HERE).await.unwrap();
+        broker.update_user(&root, "ana", new_password(&new), None).await.unwrap();
         let answer = match finished {
             Some(done) => done,
             None => login.await,
         };
         if let Ok(new) = answer {
-            assert!(broker.authenticate_bearer(new.token.as_str()).is_err(), "round {round}");
+            assert!(broker.authenticate_bearer(new.token.as_str(), HERE).is_err(), "round {round}");
         }
         assert!(broker.catalog.sessions_of(ana.user).is_empty(), "round {round}");
         if over || round > 200 {
@@ -209,7 +209,7 @@ async fn above_100_sessions_the_oldest_end() {
         tokens.push(broker.log_in("ana", PASSWORD, 600, HERE).await.unwrap().token);
         clock.advance_ms(10);
     }
-    let lives = |token: &Token| broker.authenticate_bearer(token.as_str()).is_ok();
+    let lives = |token: &Token| broker.authenticate_bearer(token.as_str(), HERE).is_ok();
     assert_eq!(tokens.iter().map(lives).filter(|lives| *lives).count(), SESSIONS_PER_USER_MAX);
     assert!(!lives(&tokens[0]) && !lives(&tokens[1]) && lives(&tokens[2]));
     assert_eq!(broker.catalog.sessions_of(ana.user).len(), SESSIONS_PER_USER_MAX);
@@ -280,7 +280,7 @@ async fn what_expired_is_swept_in_batches() {
     clock.advance_ms(600_000);
     assert_eq!(broker.sweep().await, Ok(3));
     assert_eq!(broker.sweep().await, Ok(0));
-    assert!(broker.authenticate_bearer(session.token.as_str()).is_ok());
+    assert!(broker.authenticate_bearer(session.token.as_str(), HERE).is_ok());
     assert_eq!(broker.catalog.sessions_of(ana.user).len(), 1);
     for n in 0..501u32 {
         let value = Value::Session(Session { expires_ms: 5, ..session.session.clone() });
@@ -289,4 +289,108 @@ async fn what_expired_is_swept_in_batches() {
     }
     assert_eq!(broker.sweep().await, Ok(500));
     assert_eq!(broker.sweep().await, Ok(1));
+}
+
+#[tokio::test]
+async fn a_bound_session_is_good_from_its_address_alone() {
+    let broker = broker();
+    user(&broker, "ana").await;
+    let bound = Terms { ttl_seconds: 600, bound: true };
+    let token = broker.log_in("ana", PASSWORD, bound, HERE).await.unwrap().token;
+    let from = |address| broker.authenticate_bearer(token.as_str(), address).err();
+    assert_eq!(from(HERE), None);
+    assert_eq!(from(THERE), Some(Refusal::Unauthenticated));
+    let mapped: std::net::Ipv4Addr = HERE.to_string().parse().unwrap();
+    assert_eq!(from(mapped.to_ipv6_mapped().into()), None);
+    let free = broker.log_in("ana", PASSWORD, 600, HERE).await.unwrap().token;
+    assert!(broker.authenticate_bearer(free.as_str(), THERE).is_ok());
+}
+
+/// Drives an update until its user's record has changed, and then drops it, as a crash would: no
+/// record of a session is cleared away.
+async fn crash_after_the_change(broker: &Broker, by: &Caller, name: &str, patch: UserPatch) {
+    let user = UserName::parse(name).unwrap();
+    let epoch = || broker.catalog.user(&user).unwrap().user().unwrap().sessions_epoch;
+    let before = epoch();
+    let update = broker.update_user(by, name, patch, None);
+    pin_mut!(update);
+    while epoch() == before {
+        assert!(poll!(&mut update).is_pending(), "it ended before it was seen half done");
+        tokio::task::yield_now().await;
+    }
+}
+
+#[tokio::test]
+async fn a_crash_right_after_the_change_leaves_no_ended_session() {
+    let broker = broker();
+    let root = user(&broker, "root").await;
+    let ana = user(&broker, "ana").await;
+    let disabled = |yes| UserPatch { disabled: Some(yes), ..UserPatch::default() };
+    let by_self = UserPatch {
+        password: Some("password two".into()),
+        current_password: Some(PASSWORD.into()),
+        ..UserPatch::default()
+    };
+    let (own, other) = (log_in(&broker, "ana").await, log_in(&broker, "ana").await);
+    crash_after_the_change(&broker, &own, "ana", by_self).await;
+    assert_eq!(broker.catalog.sessions_of(ana.user).len(), 2, "nothing was cleared");
+    assert!(broker.is_current(&own));
+    assert!(!broker.is_current(&other));
+    let listed = broker.list_sessions(&ana, None, 100).await.unwrap().items;
+    assert_eq!(listed.len(), 1);
+    let again = broker.log_in("ana", "password two", 600, HERE).await.unwrap();
+    assert!(broker.authenticate_bearer(again.token.as_str(), HERE).is_ok());
+    crash_after_the_change(&broker, &root, "ana", new_password("password three")).await;
+    assert!(!broker.is_current(&own));
+    assert!(broker.authenticate_bearer(again.token.as_str(), HERE).is_err());
+    let third = broker.log_in("ana", "password three", 600, HERE).await.unwrap();
+    crash_after_the_change(&broker, &root, "ana", disabled(true)).await;
+    broker.update_user(&root, "ana", disabled(false), None).await.unwrap();
+    assert!(broker.authenticate_bearer(third.token.as_str(), HERE).is_err());
+}
+
+#[tokio::test]
+async fn a_session_that_was_ended_does_not_spare_itself() {
+    let broker = broker();
+    let root = user(&broker, "root").await;
+    user(&broker, "ana").await;
+    let own = log_in(&broker, "ana").await;
+    let disabled = |yes| UserPatch { disabled: Some(yes), ..UserPatch::default() };
+    crash_after_the_change(&broker, &root, "ana", disabled(true)).await;
+    broker.update_user(&root, "ana", disabled(false), None).await.unwrap();
+    let by_self = UserPatch {
+        password: Some("password two".into()),
+        current_password: Some(PASSWORD.into()),
+        ..UserPatch::default()
+    };
+    broker.update_user(&own, "ana", by_self, None).await.unwrap();
+    assert!(!broker.is_current(&own));
+}
+
+#[test]
+fn a_session_of_a_later_epoch_is_good_where_the_user_is_late() {
+    let user = User {
+        id: crate::base::ids::UserId([1; 16]),
+        password: String::new(),
+        password_version: 1,
+        admin: false,
+        disabled: false,
+        created_ms: 0,
+        updated_ms: 0,
+        sessions_epoch: 2,
+        spared: None,
+    };
+    let of = |epoch| Session {
+        id: SessionId([2; 16]),
+        user: user.id,
+        user_name: "ana".into(),
+        created_ms: 0,
+        expires_ms: 1,
+        address: String::new(),
+        epoch,
+        bound: false,
+    };
+    assert_eq!([1, 2, 3].map(|epoch| user.keeps(&of(epoch))), [false, true, true]);
+    let other = Session { user: crate::base::ids::UserId([3; 16]), ..of(2) };
+    assert!(!user.keeps(&other));
 }

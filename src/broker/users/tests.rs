@@ -21,7 +21,7 @@ fn disabled(yes: bool) -> UserPatch {
 }
 
 async fn update(broker: &Broker, by: &Caller, name: &str, patch: UserPatch) -> Answer<Entry<User>> {
-    broker.update_user(by, name, patch, None, HERE).await
+    broker.update_user(by, name, patch, None).await
 }
 
 const FORBIDDEN: Refusal = Refusal::Forbidden { needs: "admin" };
@@ -60,6 +60,21 @@ async fn a_crown_that_a_crash_left_unfinished_is_finished() {
     broker.create(&key, Value::FirstAdmin(ana)).await.unwrap();
     assert!(!user(&broker, "eva").await.admin);
     assert!(broker.catalog.user(&name).unwrap().user().unwrap().admin);
+}
+
+#[tokio::test]
+async fn the_oldest_user_whom_a_crash_left_uncrowned_is_crowned_by_the_sweep() {
+    let (broker, clock) =
+        broker_with(BrokerSettings { registration_open: true, admin_configured: false });
+    for name in ["zoe", "ana"] {
+        broker.create_user(&UserName::parse(name).unwrap(), PASSWORD, false).await.unwrap();
+        clock.advance_ms(1);
+    }
+    assert_eq!(broker.catalog.count_admins(), 0);
+    broker.sweep().await.unwrap();
+    let zoe = broker.catalog.user(&UserName::parse("zoe").unwrap()).unwrap();
+    assert!(zoe.user().unwrap().admin);
+    assert_eq!(broker.catalog.count_admins(), 1);
 }
 
 #[tokio::test]
@@ -299,11 +314,11 @@ async fn if_match_guards_users() {
     let root = user(&broker, "root").await;
     user(&broker, "ana").await;
     let old = etag(&broker.get_user(&root, "ana").await.unwrap().record);
-    let new = broker.update_user(&root, "ana", admin(true), Some(&old), HERE).await.unwrap();
+    let new = broker.update_user(&root, "ana", admin(true), Some(&old)).await.unwrap();
     assert_ne!(etag(&new.record), old);
-    let failed = broker.update_user(&root, "ana", admin(false), Some(&old), HERE).await;
+    let failed = broker.update_user(&root, "ana", admin(false), Some(&old)).await;
     assert_eq!(failed, Err(Refusal::PreconditionFailed));
-    let same = broker.update_user(&root, "ana", admin(true), Some("*"), HERE).await.unwrap();
+    let same = broker.update_user(&root, "ana", admin(true), Some("*")).await.unwrap();
     assert_eq!(same.record.version, new.record.version);
     let failed = broker.delete_user(&root, "ana", Owned::Refuse, Some(&old)).await;
     assert_eq!(failed, Err(Refusal::PreconditionFailed));
@@ -330,10 +345,10 @@ async fn a_deleted_user_takes_credentials_along_and_inherits_nothing() {
     let root = user(&broker, "root").await;
     let ana = user(&broker, "ana").await;
     let session = log_in(&broker, "ana").await;
-    let (token, _) = broker.create_api_key(&ana, "ci", None).await.unwrap();
+    let (token, _) = broker.create_api_key(&ana, "ci", None, None).await.unwrap();
     broker.delete_user(&session, "me", Owned::Refuse, None).await.unwrap();
     assert!(!broker.is_current(&session));
-    assert!(broker.authenticate_bearer(token.as_str()).is_err());
+    assert!(broker.authenticate_bearer(token.as_str(), HERE).is_err());
     assert!(broker.catalog.sessions_of(ana.user).is_empty());
     assert!(broker.catalog.api_keys_of(ana.user).is_empty());
     let again = broker.delete_user(&root, "ana", Owned::Refuse, None).await;
@@ -342,7 +357,7 @@ async fn a_deleted_user_takes_credentials_along_and_inherits_nothing() {
     let new = user(&broker, "ana").await;
     assert_ne!(new.user, ana.user);
     assert_eq!(broker.user_name(new.user).as_deref(), Some("ana"));
-    assert!(broker.authenticate_bearer(token.as_str()).is_err());
+    assert!(broker.authenticate_bearer(token.as_str(), HERE).is_err());
 }
 
 #[tokio::test]

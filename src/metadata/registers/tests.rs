@@ -1,8 +1,11 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::base::ids::{ApiKeyId, SessionId, UserId};
-use crate::base::names::{QueueName, UserName};
-use crate::protocol::record::{ApiKey, Ending, Queue, QueueConfig, Session, User};
+use crate::base::names::{QueueName, SubscriptionName, TopicName, UserName};
+use crate::protocol::record::{
+    ApiKey, Ending, Filter, Phase, Queue, Session, Start, Subscription, SubscriptionConfig, Target,
+    Topic, TopicConfig, User,
+};
 use crate::store::Row;
 use futures_util::future::join_all;
 use futures_util::poll;
@@ -31,18 +34,63 @@ fn user(id: u8, admin: bool) -> Value {
         disabled: false,
         created_ms: 1,
         updated_ms: 1,
+        sessions_epoch: 4,
+        spared: None,
     })
 }
 
 fn queue(owner: u8, created_ms: u64) -> Value {
     Value::Queue(Queue {
         owner: UserId([owner; 16]),
-        config: QueueConfig { lease_seconds: 30, max_message_bytes: 1, replicas: 1 },
+        config: crate::protocol::record::tests::config(1),
         ending: Ending::No,
         data_key: vec![],
         grants: BTreeMap::new(),
         created_ms,
         updated_ms: created_ms,
+    })
+}
+
+fn topic(owner: u8) -> Value {
+    let config = TopicConfig {
+        max_message_bytes: 1,
+        replicas: 1,
+        retention_seconds: 60,
+        dedup_seconds: 0,
+        max_bytes: 0,
+    };
+    Value::Topic(Topic {
+        owner: UserId([owner; 16]),
+        config,
+        ending: Ending::No,
+        data_key: vec![],
+        grants: BTreeMap::new(),
+        created_ms: 1,
+        updated_ms: 1,
+    })
+}
+
+fn subscription(topic: u8, owner: u8, queue: Option<u8>, phase: Phase) -> Value {
+    let config = SubscriptionConfig {
+        lease_seconds: 30,
+        max_failures: 10,
+        backoff_min_seconds: 0,
+        backoff_max_seconds: 600,
+        max_in_flight: 1,
+        dead_letter: None,
+        paused: false,
+    };
+    let deliver_to = queue.map(|n| Target { name: "orders".into(), generation: generation(n) });
+    Value::Subscription(Subscription {
+        topic: generation(topic),
+        owner: UserId([owner; 16]),
+        config,
+        filter: Filter::default(),
+        start: Start::New,
+        deliver_to,
+        phase,
+        created_ms: 1,
+        updated_ms: 1,
     })
 }
 
@@ -54,6 +102,8 @@ fn session(id: u8, owner: u8, created_ms: u64, expires_ms: u64) -> Value {
         created_ms,
         expires_ms,
         address: String::new(),
+        epoch: 4,
+        bound: false,
     })
 }
 
@@ -65,6 +115,7 @@ fn api_key(owner: u8, expires_ms: Option<u64>) -> Value {
         name: "ci".into(),
         created_ms: 1,
         expires_ms,
+        scopes: None,
     })
 }
 
@@ -213,9 +264,12 @@ async fn the_catalog_is_rebuilt_as_it_was() {
         let owned: Vec<_> = catalog.queues_of(ana).into_iter().map(|(name, _)| name).collect();
         assert_eq!(owned, [QueueName::parse("orders").unwrap()]);
         assert_eq!(catalog.count_queues_of(ana), 1);
-        assert_eq!(catalog.queue_by_generation(generation(1)).unwrap().0.as_str(), "orders");
+        assert_eq!(
+            catalog.stream_by_generation(generation(1)).unwrap().0,
+            key(Kind::Queue, "orders")
+        );
         // Its data has an owner until the name is free.
-        assert_eq!(catalog.queue_by_generation(generation(2)).unwrap().0.as_str(), "old");
+        assert_eq!(catalog.stream_by_generation(generation(2)).unwrap().0, sealed);
         assert!(catalog.queue(&QueueName::parse("old").unwrap()).is_none());
         assert_eq!(catalog.sealed().len(), 1);
         assert_eq!(catalog.sealed()[0].0, sealed);
@@ -336,4 +390,90 @@ fn r9_what_ends_something_may_use_the_reserve() {
     assert_eq!(class_of(Some(&granted), &granted), WriteClass::Growth);
     let row = Row { tag: rows::FORMAT, bytes: rows::encode(&granted).into() };
     assert_eq!(rows::decode(Kind::Queue, &row).unwrap(), granted);
+}
+
+/// The next version of a record, of a creation of its own.
+async fn step(registers: &Registers, key: &RecordKey, n: u8, state: State, value: Value) {
+    let version = registers.catalog().get(key).map_or(0, |record| record.version);
+    let next = Draft { generation: generation(n), state, value };
+    registers.change(key.clone(), version, next).await.unwrap();
+}
+
+fn names(records: &[(RecordKey, Arc<Record>)]) -> Vec<&str> {
+    records.iter().map(|(key, _)| std::str::from_utf8(&key.name).unwrap()).collect()
+}
+
+#[tokio::test]
+async fn subscriptions_are_found_by_what_they_name() {
+    let (store, registers, before) = open();
+    let live = State::Live;
+    let sub = |name| RecordKey::subscription("news", name);
+    step(&registers, &key(Kind::User, "ana"), 1, live, user(1, false)).await;
+    step(&registers, &key(Kind::Topic, "news"), 2, live, topic(1)).await;
+    step(&registers, &key(Kind::Queue, "orders"), 3, live, queue(1, 1)).await;
+    step(&registers, &sub("a"), 4, live, subscription(2, 1, None, Phase::Active)).await;
+    step(&registers, &sub("b"), 5, live, subscription(2, 1, Some(3), Phase::Starting)).await;
+    step(&registers, &sub("c"), 6, State::Sealed, subscription(2, 1, Some(3), Phase::Active)).await;
+    step(&registers, &sub("old"), 7, live, subscription(9, 1, None, Phase::Active)).await;
+    let (_, after) = Registers::open(store).unwrap();
+    for catalog in [&*before, &*after] {
+        let (ana, news) = (UserId([1; 16]), TopicName::parse("news").unwrap());
+        let found = |name| catalog.subscription(&news, &SubscriptionName::parse(name).unwrap());
+        assert_eq!(catalog.topics_of(ana)[0].0, news);
+        assert_eq!((catalog.count_topics_of(ana), catalog.count_queues_of(ana)), (1, 1));
+        assert_eq!(
+            catalog.stream_by_generation(generation(2)).unwrap().0,
+            key(Kind::Topic, "news")
+        );
+        assert!(found("a").is_some() && found("b").is_some());
+        // One is being deleted, the other is of an earlier creation of the topic.
+        assert!(found("c").is_none() && found("old").is_none());
+        let of_topic = catalog.subscriptions_of(generation(2));
+        assert_eq!(names(&of_topic), ["news/a", "news/b", "news/c"]);
+        assert_eq!(catalog.count_subscriptions_of(generation(2)), 3);
+        assert_eq!(names(&catalog.links_into(generation(3))), ["news/b", "news/c"]);
+        assert_eq!(catalog.subscriptions_by(ana).len(), 4);
+        assert_eq!(names(&catalog.starting()), ["news/b"]);
+        assert_eq!(names(&catalog.sealed()), ["news/c"]);
+        assert_eq!(names(&catalog.strays()), ["news/old"]);
+    }
+    step(&registers, &sub("b"), 5, live, subscription(2, 1, Some(3), Phase::Active)).await;
+    step(&registers, &sub("c"), 6, State::Free, Value::Nothing).await;
+    assert!(before.starting().is_empty());
+    assert_eq!(names(&before.links_into(generation(3))), ["news/b"]);
+    assert_eq!(before.count_subscriptions_of(generation(2)), 2);
+}
+
+#[tokio::test]
+async fn a_subscription_strays_when_what_it_names_is_gone_in_whatever_order() {
+    let (_store, registers, catalog) = open();
+    let live = State::Live;
+    let (user_key, topic_key) = (key(Kind::User, "ana"), key(Kind::Topic, "news"));
+    let queue_key = key(Kind::Queue, "orders");
+    let sub = RecordKey::subscription("news", "a");
+    let strays = || catalog.strays().len();
+    step(&registers, &sub, 4, live, subscription(2, 1, Some(3), Phase::Active)).await;
+    assert_eq!(strays(), 1);
+    step(&registers, &user_key, 1, live, user(1, false)).await;
+    step(&registers, &topic_key, 2, live, topic(1)).await;
+    assert_eq!(strays(), 1);
+    step(&registers, &queue_key, 3, live, queue(1, 1)).await;
+    assert_eq!(strays(), 0);
+    // While they are being deleted their own deletion takes it along.
+    for (key, n, value) in [(&topic_key, 2, topic(1)), (&queue_key, 3, queue(1, 1))] {
+        step(&registers, key, n, State::Sealed, value.clone()).await;
+        assert_eq!(strays(), 0);
+        step(&registers, key, n, State::Free, Value::Nothing).await;
+        assert_eq!(strays(), 1);
+        // The same name is another thing now.
+        step(&registers, key, n + 10, live, value.clone()).await;
+        assert_eq!(strays(), 1);
+        step(&registers, key, n + 10, State::Free, Value::Nothing).await;
+        step(&registers, key, n, live, value).await;
+        assert_eq!(strays(), 0);
+    }
+    step(&registers, &user_key, 1, State::Free, Value::Nothing).await;
+    assert_eq!(strays(), 1);
+    step(&registers, &sub, 4, State::Sealed, subscription(2, 1, Some(3), Phase::Active)).await;
+    assert_eq!(strays(), 0);
 }

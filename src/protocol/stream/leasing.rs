@@ -1,13 +1,12 @@
 //! Leasing: picking at the head, granting by the rule, letting leases lapse.
 
-use super::{Live, OpenGrant, Place, Stream};
-use crate::base::ids::RequesterId;
-use crate::crdt::dot::Dot;
+use super::reader::{Live, OpenGrant, Standing};
+use super::{Place, Stream};
+use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::invariant;
-use crate::message::envelope::Envelope;
-use crate::protocol::lease::{Attempt, GrantRow, Hold, judge_lease};
-use crate::protocol::op::{Change, Closes, LeaseOp, LeaseVote, Refusal};
-use std::sync::Arc;
+use crate::message::envelope::{DeathReason, Kept};
+use crate::protocol::lease::{Attempt, Death, GrantRow, Hold, judge_lease};
+use crate::protocol::op::{Change, Closes, LeaseOp, LeaseVote, Purpose, Refusal};
 
 /// How long a replica holds a lease of this duration: 2.5 % longer than its holder believes, so
 /// that two clocks each 1 % off never let a second holder in [R20, R22].
@@ -16,160 +15,331 @@ pub fn held_ms(duration_ms: u64) -> u64 {
     duration_ms + duration_ms / 40
 }
 
+/// A message taken from the head, and its payload while that is in memory.
+pub type Picked = (Place, Option<Kept>);
+
 impl Stream {
-    /// Lets leases that are over lapse: their messages stand at their places again. Returns how
-    /// many.
-    pub fn lapse(&mut self, now_ms: u64) -> usize {
-        let mut lapsed = 0;
-        while let Some((until, dot)) = self.expiries.first().copied()
-            && until <= now_ms
+    /// Lets time pass for a reader: leases lapse, pauses end, lives end. Returns how many
+    /// messages became ready.
+    pub fn wake(&mut self, id: SubscriptionId, now_ms: u64) -> usize {
+        let Some(reader) = self.readers.get_mut(&id) else { return 0 };
+        let mut due = Vec::new();
+        while let Some((until_ms, dot)) = reader.leases.first().copied()
+            && until_ms <= now_ms
         {
-            self.expiries.pop_first();
-            if let Some(live) = self.attempts.get(&dot) {
-                self.window.put_back(live.attempt.place, None);
-                lapsed += 1;
-            }
+            reader.leases.pop_first();
+            due.push(dot);
         }
-        lapsed
+        while let Some(dot) = reader.waits.pop_due(now_ms) {
+            due.push(dot);
+        }
+        while let Some((ends_ms, dot)) = reader.ends.first().copied()
+            && ends_ms <= now_ms
+        {
+            reader.ends.pop_first();
+            due.push(dot);
+        }
+        let mut ready = 0;
+        for dot in due {
+            let mark = self.marks.get(&dot);
+            let attempted = reader.attempts.get(&dot).map(|live| live.attempt.place);
+            let Some(place) = attempted.or(mark.map(|mark| (mark.hlc, dot))) else { continue };
+            if reader.standing(place, mark, now_ms) == Standing::Leased {
+                continue;
+            }
+            let payload = reader.unseat(place);
+            ready += usize::from(reader.seat(place, payload, mark, now_ms));
+        }
+        ready
     }
 
     /// Takes up to `max` ready messages from the head. Until they are granted or put back they
     /// are nobody's: the caller must do one of the two.
-    pub fn pick(&mut self, max: usize) -> Vec<(Place, Option<Arc<Envelope>>)> {
-        self.window.take(max)
+    pub fn pick(&mut self, id: SubscriptionId, max: usize, now_ms: u64) -> Vec<Picked> {
+        let Some(reader) = self.readers.get_mut(&id) else { return Vec::new() };
+        let mut picked = Vec::new();
+        while picked.len() < max
+            && let Some((place, payload)) = reader.window.take()
+        {
+            let mark = self.marks.get(&place.1);
+            if reader.standing(place, mark, now_ms) == Standing::Ready {
+                picked.push((place, payload));
+            } else {
+                // The settings have changed since it was put there.
+                reader.seat(place, payload, mark, now_ms);
+            }
+        }
+        picked
     }
 
     /// Puts a picked message back, unless it was settled or leased meanwhile.
-    pub fn unpick(&mut self, place: Place, payload: Option<Arc<Envelope>>, now_ms: u64) {
-        let held = self.attempts.get(&place.1).is_some_and(|live| live.attempt.is_held(now_ms));
-        if self.present.contains(place.1) && !held {
-            self.window.put_back(place, payload);
+    pub fn unpick(&mut self, id: SubscriptionId, place: Place, payload: Option<Kept>, now_ms: u64) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            reader.seat(place, payload, self.marks.get(&place.1), now_ms);
         }
     }
 
-    /// Takes in what a scan of the disk found after [`super::Window::unread_after`]. `to`: how far
-    /// it went, `None` when it met the end and nothing was stored since it began.
-    pub fn refill(&mut self, places: &[Place], to: Option<Place>, now_ms: u64) {
-        self.window.scanned_to(to);
-        for place in places {
-            self.unpick(*place, None, now_ms);
+    /// A picked message turned out to be over: it is dropped by the broker, not handed out.
+    pub fn doom(&mut self, id: SubscriptionId, place: Place, now_ms: u64) {
+        if let Some(reader) = self.readers.get_mut(&id)
+            && !matches!(
+                reader.standing(place, self.marks.get(&place.1), now_ms),
+                Standing::Settled | Standing::Leased
+            )
+        {
+            reader.unseat(place);
+            reader.doomed.insert(place);
         }
+    }
+
+    /// Messages that the broker has to drop or to bury, and which of the two.
+    #[must_use]
+    pub fn doomed(&self, id: SubscriptionId, max: usize, now_ms: u64) -> Vec<(Place, Purpose)> {
+        let Some(reader) = self.readers.get(&id) else { return Vec::new() };
+        let purpose =
+            |place: &Place| match reader.standing(*place, self.marks.get(&place.1), now_ms) {
+                Standing::Failed => (*place, Purpose::Bury),
+                _ => (*place, Purpose::Expire),
+            };
+        reader.doomed.iter().take(max).map(purpose).collect()
+    }
+
+    /// Whether the broker has something to drop or to bury.
+    #[must_use]
+    pub fn has_doomed(&self, id: SubscriptionId) -> bool {
+        self.readers.get(&id).is_some_and(|reader| !reader.doomed.is_empty())
+    }
+
+    /// Up to `max` dead messages after a place, rising.
+    #[must_use]
+    pub fn dead(&self, id: SubscriptionId, after: Option<Place>, max: usize) -> Vec<Place> {
+        use std::ops::Bound::{Excluded, Unbounded};
+        let Some(reader) = self.readers.get(&id) else { return Vec::new() };
+        let from = after.map_or(Unbounded, Excluded);
+        reader.dead.range((from, Unbounded)).take(max).copied().collect()
+    }
+
+    /// Takes in what a scan of the disk found after [`Stream::unread_after`]. `to`: how far it
+    /// went, `None` when it met the end and nothing was stored since it began. Returns how many
+    /// messages are ready.
+    pub fn refill(
+        &mut self,
+        id: SubscriptionId,
+        places: &[Place],
+        to: Option<Place>,
+        now_ms: u64,
+    ) -> usize {
+        let Some(reader) = self.readers.get_mut(&id) else { return 0 };
+        reader.window.scanned_to(to);
+        let mut ready = 0;
+        for place in places {
+            let mark = self.marks.get(&place.1);
+            if reader.standing(*place, mark, now_ms) == Standing::Ready {
+                reader.window.put_back(*place, None);
+                ready += 1;
+            }
+        }
+        ready
     }
 
     /// A counter above every one granted here [R24].
     #[must_use]
-    pub fn next_counter(&self) -> u64 {
-        self.top.max(self.floor) + 1
+    pub fn next_counter(&self, id: SubscriptionId) -> u64 {
+        self.readers.get(&id).map_or(1, |reader| reader.top.max(reader.floor) + 1)
     }
 
     /// Votes on a lease and remembers what it granted.
     ///
     /// # Errors
-    /// [`Refusal::Sealed`] when the stream is being deleted.
+    /// [`Refusal::Sealed`] when the stream is being deleted; [`Refusal::NoReader`].
     pub fn lease(
         &mut self,
         op: &LeaseOp,
         now_ms: u64,
+        wall_ms: u64,
     ) -> Result<(Vec<LeaseVote>, Vec<Change>), Refusal> {
         self.open_for(Closes::All, op.header.record_version)?;
+        if !self.has_reader(op.reader) {
+            return Err(Refusal::NoReader);
+        }
         let mut changes = Vec::new();
         let mut votes = Vec::with_capacity(op.dots.len());
         let mut granted = Vec::with_capacity(op.dots.len());
         for wanted in &op.dots {
             if let Some(envelope) = &wanted.envelope {
-                self.keep_message(envelope, false, &mut changes);
+                self.keep_message(envelope, now_ms, false, &mut changes);
             }
-            let vote = self.judge(wanted.place.1, op, now_ms);
+            let vote = self.judge(wanted.place, op, now_ms);
             if let LeaseVote::Granted { receive_count, failure_count } = vote {
-                let until_ms = now_ms + held_ms(op.duration_ms);
-                granted.push(Attempt {
-                    place: wanted.place,
-                    counter: op.counter,
-                    requester: op.requester,
-                    receive_count,
-                    failure_count,
-                    hold: Hold::Leased { until_ms },
-                });
+                let counts = (receive_count, failure_count);
+                granted.push(self.attempt_of(wanted.place, op, counts, now_ms, wall_ms));
             }
             votes.push(vote);
         }
         // The very same ballot again keeps its first end: asking twice does not lengthen it.
-        granted.retain(|a| !self.is_same_ballot(a));
+        granted.retain(|a| !self.is_same_ballot(op.reader, a));
         if !granted.is_empty() {
-            self.remember(op, granted, &mut changes);
+            self.remember(op, granted, now_ms, &mut changes);
         }
         Ok((votes, changes))
     }
 
-    fn judge(&self, dot: Dot, op: &LeaseOp, now_ms: u64) -> LeaseVote {
-        if !self.context.contains(dot) {
-            return LeaseVote::NeedsPayload;
+    fn attempt_of(
+        &self,
+        place: Place,
+        op: &LeaseOp,
+        (receive_count, failure_count): (u32, u32),
+        now_ms: u64,
+        wall_ms: u64,
+    ) -> Attempt {
+        let last = self.attempt(op.reader, place.1);
+        let (death, hold) = match op.purpose {
+            Purpose::Bury => {
+                let death = Death { reason: DeathReason::MaxFailures, died_ms: wall_ms };
+                (Some(death), Hold::Dead)
+            }
+            Purpose::Deliver | Purpose::DeliverDead | Purpose::Expire => {
+                let until_ms = now_ms.saturating_add(held_ms(op.duration_ms));
+                (last.and_then(|last| last.death), Hold::Leased { until_ms })
+            }
+        };
+        Attempt {
+            place,
+            counter: op.counter,
+            requester: op.requester,
+            receive_count,
+            failure_count,
+            hold,
+            death,
+            redrives: last.map_or(0, |last| last.redrives),
         }
-        if !self.present.contains(dot) {
-            return LeaseVote::Settled;
-        }
-        let last = self.attempts.get(&dot).map(|live| &live.attempt);
-        judge_lease(last, self.floor, op.requester, op.counter, now_ms)
     }
 
-    fn is_same_ballot(&self, attempt: &Attempt) -> bool {
-        self.attempts.get(&attempt.place.1).is_some_and(|live| {
-            live.attempt.counter == attempt.counter && live.attempt.requester == attempt.requester
+    fn judge(&self, place: Place, op: &LeaseOp, now_ms: u64) -> LeaseVote {
+        let dot = place.1;
+        if !self.is_known(dot) {
+            return LeaseVote::NeedsPayload;
+        }
+        let last = self.attempt(op.reader, dot);
+        let floor = self.readers.get(&op.reader).map_or(0, |reader| reader.floor);
+        let same = last.is_some_and(|a| a.requester == op.requester && a.counter == op.counter);
+        let standing = self.standing(op.reader, place, now_ms);
+        let fits = match (op.purpose, standing) {
+            (_, Standing::Settled) => return LeaseVote::Settled,
+            (_, Standing::Leased) if !same => return LeaseVote::Held,
+            (Purpose::Deliver, Standing::Blocked) if !same => return LeaseVote::Blocked,
+            // Who asks has looked at the message itself: retention is not among the marks.
+            (Purpose::Expire, _) => true,
+            (Purpose::Deliver, Standing::Ready)
+            | (Purpose::DeliverDead, Standing::Dead)
+            | (Purpose::Bury, Standing::Failed) => true,
+            _ => same,
+        };
+        if !fits {
+            return LeaseVote::NotFit;
+        }
+        match judge_lease(last, floor, op.requester, op.counter, now_ms) {
+            // Nobody receives it.
+            LeaseVote::Granted { receive_count, failure_count }
+                if !same && matches!(op.purpose, Purpose::Bury | Purpose::Expire) =>
+            {
+                LeaseVote::Granted { receive_count: receive_count - 1, failure_count }
+            }
+            vote => vote,
+        }
+    }
+
+    fn is_same_ballot(&self, reader: SubscriptionId, attempt: &Attempt) -> bool {
+        self.attempt(reader, attempt.place.1).is_some_and(|last| {
+            last.counter == attempt.counter && last.requester == attempt.requester
         })
     }
 
     /// One row per request. A row of the same request that an earlier try wrote is replaced, with
     /// what it still carries.
-    fn remember(&mut self, op: &LeaseOp, granted: Vec<Attempt>, changes: &mut Vec<Change>) {
-        self.top = self.top.max(op.counter);
+    fn remember(
+        &mut self,
+        op: &LeaseOp,
+        granted: Vec<Attempt>,
+        now_ms: u64,
+        changes: &mut Vec<Change>,
+    ) {
         let open = granted.len();
         for attempt in &granted {
-            self.begin(*attempt, Some(op.requester), changes);
+            self.begin(op.reader, *attempt, Some(op.requester), now_ms, changes);
         }
+        let Some(reader) = self.readers.get_mut(&op.reader) else { return };
+        reader.top = reader.top.max(op.counter);
         let of_request = |live: &&Live| live.grant == Some(op.requester);
-        let attempts = if self.grants.contains_key(&op.requester) {
-            self.attempts.values().filter(of_request).map(|live| live.attempt).collect()
+        let attempts = if reader.grants.contains_key(&op.requester) {
+            reader.attempts.values().filter(of_request).map(|live| live.attempt).collect()
         } else {
             granted
         };
-        let grant =
-            self.grants.entry(op.requester).or_insert(OpenGrant { counter: op.counter, open: 0 });
+        let counter = op.counter;
+        let new = || OpenGrant { counter, open: 0, holder: op.holder.as_str().into() };
+        let grant = reader.grants.entry(op.requester).or_insert_with(new);
+        // A keyed receive asks again with higher counters.
+        grant.counter = grant.counter.max(counter);
         grant.open += open;
-        changes.push(Change::PutGrant(op.requester, GrantRow { counter: op.counter, attempts }));
+        let row = GrantRow { counter: grant.counter, holder: op.holder.clone(), attempts };
+        changes.push(Change::PutGrant(op.reader, op.requester, row));
     }
 
-    /// A lease begins: the message leaves the window and whatever attempt it was in.
+    /// A lease begins: the message leaves its place and whatever attempt it was in.
     pub(super) fn begin(
         &mut self,
+        id: SubscriptionId,
         attempt: Attempt,
         grant: Option<RequesterId>,
+        now_ms: u64,
         changes: &mut Vec<Change>,
     ) {
-        let dot = attempt.place.1;
-        invariant!(self.present.contains(dot), "R27", "a grant of {dot} without its payload");
-        self.window.remove(attempt.place);
+        let (place, dot) = (attempt.place, attempt.place.1);
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        invariant!(reader.open.contains(dot), "R27", "a grant of {dot} without its payload");
+        reader.unseat(place);
         let live = Live { attempt, has_row: grant.is_none(), grant };
-        if let Some(old) = self.attempts.insert(dot, live) {
+        if let Some(old) = reader.attempts.insert(dot, live) {
             invariant!(old.attempt.counter < attempt.counter, "R24", "the fence of {dot} falls");
-            if let Hold::Leased { until_ms } = old.attempt.hold {
-                self.expiries.remove(&(until_ms, dot));
-            }
             if old.has_row && grant.is_some() {
-                changes.push(Change::DeleteAttempt(dot));
+                changes.push(Change::DeleteAttempt(id, dot));
             }
-            self.leave_grant(old.grant, changes);
-        }
-        if let Hold::Leased { until_ms } = attempt.hold {
-            self.expiries.insert((until_ms, dot));
+            reader.leave_grant(old.grant, changes);
         }
         if grant.is_none() {
-            changes.push(Change::PutAttempt(dot, attempt));
+            changes.push(Change::PutAttempt(id, dot, attempt));
+        }
+        self.reseat(id, place, now_ms);
+    }
+
+    /// A message whose attempt has changed goes where it belongs now; one that died lets the next
+    /// of its group go on.
+    pub(super) fn reseat(&mut self, id: SubscriptionId, place: Place, now_ms: u64) {
+        let mark = self.marks.get(&place.1);
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.seat(place, None, mark, now_ms);
+        if reader.standing(place, mark, now_ms) == Standing::Dead
+            && let Some(next) = reader.leave_group(place, mark)
+        {
+            reader.seat(next, None, self.marks.get(&next.1), now_ms);
         }
     }
 
-    /// The attempt a replica remembers of a message.
+    /// Messages of a request that are still leased under it: what a keyed receive returns again
+    /// [F26].
     #[must_use]
-    pub fn attempt(&self, dot: Dot) -> Option<&Attempt> {
-        self.attempts.get(&dot).map(|live| &live.attempt)
+    pub fn leased_to(
+        &self,
+        id: SubscriptionId,
+        requester: RequesterId,
+        now_ms: u64,
+    ) -> Vec<Attempt> {
+        let Some(reader) = self.readers.get(&id) else { return Vec::new() };
+        if !reader.grants.contains_key(&requester) {
+            return Vec::new();
+        }
+        let held = reader.attempts.values().map(|live| live.attempt);
+        held.filter(|a| a.requester == requester && a.is_held(now_ms)).collect()
     }
 }

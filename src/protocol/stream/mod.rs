@@ -3,55 +3,149 @@
 //! Pure: what is to be written comes out as [`Change`]s, which the replica commits together. The
 //! state in memory runs ahead of the disk by what is queued for it; that is sound because all
 //! commits happen in the order of the decisions and no answer leaves before its commit [R6].
+//!
+//! A stream is a set of messages and its readers: a queue has one, a topic one for each
+//! subscription. A reader is done with a dot when it is in the context and not in its `open` set;
+//! a message goes when no reader has it open.
 
+mod identities;
 mod leasing;
+mod loading;
+mod purging;
+mod reader;
 mod settling;
+mod sizes;
 mod storing;
 #[cfg(test)]
 mod tests;
+mod waits;
 mod window;
 
-pub use window::Window;
+pub use identities::Identity;
+pub use leasing::{Picked, held_ms};
+pub use loading::{Loaded, LoadedReader};
+pub use reader::{Mark, Standing};
+pub use storing::Bounds;
 
-use super::lease::{Attempt, GrantRow};
+use super::filter::matches;
+use super::lease::{Attempt, Rules};
 use super::op::{Change, Closes, Refusal, Seal};
+use super::record::Filter;
 use crate::base::hlc::Hlc;
-use crate::base::ids::{Boot, NodeId, RequesterId};
+use crate::base::ids::{Boot, NodeId, SubscriptionId};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
-use crate::invariant;
+use crate::message::envelope::Content;
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use identities::Identities;
+use reader::Reader;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet};
+use sizes::Sizes;
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::Arc;
 
 /// Where a message stands in the dispatch order: by stamp, then by name.
 pub type Place = (Hlc, Dot);
 
-/// What is persisted of a stream beside its messages, grants and attempts.
+/// A message's name as clients see it. A keyed message is found by its dot alone, as who stored
+/// it first is not known to all; of the others the stamp comes along, so that they are found
+/// without a search.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum MessageId {
+    /// By dot.
+    Keyed(Dot),
+    /// By place.
+    At(Place),
+}
+
+impl MessageId {
+    /// The name of the message at a place.
+    #[must_use]
+    pub fn of(place: Place) -> Self {
+        if matches!(place.1, Dot::Keyed(_)) { Self::Keyed(place.1) } else { Self::At(place) }
+    }
+
+    /// Its dot.
+    #[must_use]
+    pub fn dot(self) -> Dot {
+        match self {
+            Self::Keyed(dot) | Self::At((_, dot)) => dot,
+        }
+    }
+
+    /// Parses what `Display` writes.
+    #[must_use]
+    pub fn parse(text: &str) -> Option<Self> {
+        let bytes = URL_SAFE_NO_PAD.decode(text).ok()?;
+        let id = match postcard::take_from_bytes::<Dot>(&bytes).ok()? {
+            (dot @ Dot::Keyed(_), []) => Self::Keyed(dot),
+            (Dot::Keyed(_), _) => return None,
+            (dot, rest) => Self::At((postcard::from_bytes::<Hlc>(rest).ok()?, dot)),
+        };
+        // One text per name: padding bytes or longer encodings name nothing.
+        (id.to_string() == text).then_some(id)
+    }
+}
+
+impl fmt::Display for MessageId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bytes = match self {
+            Self::Keyed(dot) => dot.to_bytes(),
+            Self::At((hlc, dot)) => {
+                postcard::to_stdvec(&(dot, hlc)).expect("a place always encodes")
+            }
+        };
+        f.write_str(&URL_SAFE_NO_PAD.encode(bytes))
+    }
+}
+
+/// What a stream is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StreamKind {
+    /// One reader, who gets everything.
+    Queue,
+    /// Readers by subscription, who get what was matched for them.
+    Topic,
+}
+
+/// The readers of a topic: changed as a whole, by version [R36].
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SubscriptionSet {
+    /// Rises by one with every change; 0: nobody ever subscribed.
+    pub version: u64,
+    /// What each wants.
+    pub filters: BTreeMap<SubscriptionId, Filter>,
+}
+
+impl SubscriptionSet {
+    /// The readers that want a message.
+    #[must_use]
+    pub fn matched(&self, content: &Content) -> Vec<SubscriptionId> {
+        let wants = |(id, filter): (&SubscriptionId, &Filter)| {
+            matches(filter, content.routing_key.as_deref(), &content.attributes).then_some(*id)
+        };
+        self.filters.iter().filter_map(wants).collect()
+    }
+}
+
+/// What is persisted of a stream beside its messages and readers.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamMeta {
-    /// Every dot seen.
+    /// Every minted and derived dot seen; the keyed ones have rows of their own.
     pub context: DotSet,
-    /// No counter at or below it is granted any more [R24].
-    pub floor: u64,
     /// Closed to sends, or to everything.
     pub seal: Option<Seal>,
 }
 
-/// What a replica remembers of one leased, unsettled message.
-#[derive(Clone, Copy, Debug)]
-struct Live {
-    attempt: Attempt,
-    /// A row of its own overrides the grant's row.
-    has_row: bool,
-    /// The grant whose row carries it.
-    grant: Option<RequesterId>,
-}
-
-/// A grant row on disk and how many messages still need it.
-#[derive(Clone, Copy, Debug)]
-struct OpenGrant {
-    counter: u64,
-    open: usize,
+/// What is persisted of a reader beside its grants and attempts.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReaderMeta {
+    /// No counter at or below it is granted any more [R24].
+    pub floor: u64,
+    /// Settled at once by a purge; their rows are still being removed.
+    pub purged: DotSet,
 }
 
 /// A replica's state of a stream.
@@ -59,153 +153,169 @@ struct OpenGrant {
 pub struct Stream {
     me: NodeId,
     boot: Boot,
-    /// Every dot seen. Grows only in the batch that stores the payload or settles it [R12].
+    kind: StreamKind,
+    /// Every minted and derived dot seen. Grows only in the batch that stores the payload or
+    /// settles it [R12].
     context: DotSet,
-    /// The dots whose messages are here, unsettled. `context − present` is settled [F29].
-    present: DotSet,
-    floor: u64,
+    /// Every keyed dot that is remembered.
+    identities: Identities,
     seal: Option<Seal>,
-    attempts: BTreeMap<Dot, Live>,
-    grants: BTreeMap<RequesterId, OpenGrant>,
-    /// Running leases by their end on the service clock.
-    expiries: BTreeSet<(u64, Dot)>,
-    /// The highest counter ever granted or refused over here.
-    top: u64,
-    window: Window,
+    set: Arc<SubscriptionSet>,
+    readers: BTreeMap<SubscriptionId, Reader>,
+    /// Times and groups of the messages that have some.
+    marks: BTreeMap<Dot, Mark>,
+    /// Bytes of every message here.
+    sizes: Sizes,
     /// Counts stored messages, so that a scan of the disk knows whether it missed some.
     stored: u64,
 }
 
-/// What was read from the disk of a stream.
-#[derive(Debug, Default)]
-pub struct Loaded {
-    /// Its meta row.
-    pub meta: StreamMeta,
-    /// The places of all its messages, rising.
-    pub places: Vec<Place>,
-    /// Its grants.
-    pub grants: Vec<(RequesterId, GrantRow)>,
-    /// Attempts with rows of their own.
-    pub attempts: Vec<Attempt>,
+/// How many messages of a reader are in which state.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Waiting to be received, or for an older one of their group.
+    pub ready: u64,
+    /// Under a running lease.
+    pub leased: u64,
+    /// Not due yet.
+    pub delayed: u64,
+    /// Dead.
+    pub dead: u64,
+    /// Bytes of all of them, sealed.
+    pub bytes: u64,
 }
 
 impl Stream {
-    /// A stream as the disk has it.
-    ///
-    /// # Panics
-    /// When a message is present that the context does not know [R12].
-    #[must_use]
-    pub fn load(me: NodeId, boot: Boot, loaded: Loaded, now_ms: u64) -> Self {
-        let Loaded { meta, places, grants, attempts } = loaded;
-        let mut stream = Self {
-            me,
-            boot,
-            context: meta.context,
-            present: DotSet::new(),
-            floor: meta.floor,
-            seal: meta.seal,
-            attempts: BTreeMap::new(),
-            grants: BTreeMap::new(),
-            expiries: BTreeSet::new(),
-            top: meta.floor,
-            window: Window::default(),
-            stored: 0,
-        };
-        for (_, dot) in &places {
-            invariant!(
-                stream.context.contains(*dot),
-                "R12",
-                "{dot} is here and not in the context"
-            );
-            stream.present.insert(*dot);
-        }
-        for (requester, row) in grants {
-            stream.load_grant(requester, &row);
-        }
-        for attempt in attempts {
-            stream.load_attempt(attempt);
-        }
-        let held: Vec<(u64, Dot)> = stream.attempts.values().filter_map(running).collect();
-        stream.expiries.extend(held.into_iter().filter(|(until, _)| *until > now_ms));
-        let ready = places.into_iter().filter(|(_, dot)| {
-            !stream.attempts.get(dot).is_some_and(|live| live.attempt.is_held(now_ms))
-        });
-        stream.window = Window::of(ready);
-        stream
-    }
-
-    fn load_grant(&mut self, requester: RequesterId, row: &GrantRow) {
-        self.top = self.top.max(row.counter);
-        let mut open = 0;
-        for attempt in &row.attempts {
-            let dot = attempt.place.1;
-            let newer = self.attempts.get(&dot).is_none_or(|l| l.attempt.counter < row.counter);
-            if self.present.contains(dot) && newer {
-                let live = Live { attempt: *attempt, has_row: false, grant: Some(requester) };
-                if let Some(old) = self.attempts.insert(dot, live) {
-                    self.forget_in_grant(old.grant);
-                }
-                open += 1;
-            }
-        }
-        // A row whose messages have all gone on is left for the next settle to overwrite: it
-        // governs nothing, and its counter is remembered.
-        self.grants.insert(requester, OpenGrant { counter: row.counter, open });
-    }
-
-    fn forget_in_grant(&mut self, grant: Option<RequesterId>) {
-        if let Some(open) = grant.and_then(|r| self.grants.get_mut(&r)) {
-            open.open = open.open.saturating_sub(1);
-        }
-    }
-
-    fn load_attempt(&mut self, attempt: Attempt) {
-        let dot = attempt.place.1;
-        self.top = self.top.max(attempt.counter);
-        if !self.present.contains(dot) {
-            return;
-        }
-        match self.attempts.get_mut(&dot) {
-            Some(live) if attempt.counter < live.attempt.counter => live.has_row = true,
-            Some(live) => {
-                live.attempt = attempt;
-                live.has_row = true;
-            }
-            None => {
-                self.attempts.insert(dot, Live { attempt, has_row: true, grant: None });
-            }
-        }
-    }
-
-    /// What is to be persisted beside messages, grants and attempts.
+    /// What is to be persisted beside messages and readers.
     #[must_use]
     pub fn meta(&self) -> StreamMeta {
-        let (context, seal) = (self.context.clone(), self.seal.clone());
-        StreamMeta { context, floor: self.floor, seal }
+        StreamMeta { context: self.context.clone(), seal: self.seal.clone() }
+    }
+
+    /// What is to be persisted of a reader.
+    #[must_use]
+    pub fn reader_meta(&self, id: SubscriptionId) -> ReaderMeta {
+        let meta = |r: &Reader| ReaderMeta { floor: r.floor, purged: r.purged.clone() };
+        self.readers.get(&id).map(meta).unwrap_or_default()
+    }
+
+    /// The readers and their filters.
+    #[must_use]
+    pub fn set(&self) -> &Arc<SubscriptionSet> {
+        &self.set
+    }
+
+    /// Whether it is a topic.
+    #[must_use]
+    pub fn is_topic(&self) -> bool {
+        self.kind == StreamKind::Topic
+    }
+
+    /// The readers.
+    #[must_use]
+    pub fn readers(&self) -> Vec<SubscriptionId> {
+        self.readers.keys().copied().collect()
+    }
+
+    /// Whether there is such a reader.
+    #[must_use]
+    pub fn has_reader(&self, id: SubscriptionId) -> bool {
+        self.readers.contains_key(&id)
     }
 
     /// Messages present, leased ones included.
     #[must_use]
     pub fn count(&self) -> u64 {
-        self.present.len()
+        match self.kind {
+            StreamKind::Queue => self.readers.values().map(|r| r.open.len()).sum(),
+            StreamKind::Topic => self.sizes.len(),
+        }
     }
 
-    /// Whether a message is here, unsettled.
+    /// Bytes of all messages, sealed.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.sizes.total()
+    }
+
+    /// Times and groups remembered.
+    #[must_use]
+    pub fn marks(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// How many messages of a reader are in which state, as of the last [`Stream::wake`].
+    #[must_use]
+    pub fn counts(&self, id: SubscriptionId) -> Counts {
+        self.readers.get(&id).map(Reader::counts).unwrap_or_default()
+    }
+
+    /// Whether a message is here, unsettled for some reader.
     #[must_use]
     pub fn is_present(&self, dot: Dot) -> bool {
-        self.present.contains(dot)
+        self.sizes.contains(dot)
     }
 
-    /// Messages under a running lease, as of the last [`Stream::lapse`].
+    /// Whether a message is unsettled for a reader.
     #[must_use]
-    pub fn in_flight(&self) -> usize {
-        self.expiries.len()
+    pub fn is_open(&self, id: SubscriptionId, dot: Dot) -> bool {
+        self.readers.get(&id).is_some_and(|reader| reader.open.contains(dot))
     }
 
-    /// When the next running lease ends, on the service clock.
+    /// Whether a dot was ever seen, as far as it is remembered.
     #[must_use]
-    pub fn next_expiry_ms(&self) -> Option<u64> {
-        self.expiries.first().map(|(until, _)| *until)
+    pub fn is_known(&self, dot: Dot) -> bool {
+        match dot {
+            Dot::Keyed(id) => self.identities.contains(id),
+            Dot::Minted { .. } | Dot::Derived { .. } => self.context.contains(dot),
+        }
+    }
+
+    /// Every dot seen, as far as it is remembered: what a purge settles.
+    #[must_use]
+    pub fn seen(&self) -> DotSet {
+        let mut seen = self.context.clone();
+        for id in self.identities.ids() {
+            seen.insert(Dot::Keyed(id));
+        }
+        seen
+    }
+
+    /// The place of a keyed message.
+    #[must_use]
+    pub fn place_of(&self, id: MessageId) -> Option<Place> {
+        match id {
+            MessageId::At(place) => Some(place),
+            MessageId::Keyed(dot @ Dot::Keyed(key)) => {
+                self.identities.get(key).map(|identity| (identity.hlc, dot))
+            }
+            MessageId::Keyed(_) => None,
+        }
+    }
+
+    /// The smallest number of an origin that a reader has open: below it nothing more can come
+    /// from there, up to what was seen [F16].
+    #[must_use]
+    pub fn closed_below(&self, id: SubscriptionId, dot: Dot) -> u64 {
+        let Some((origin, _)) = dot.origin() else { return 0 };
+        let Some(reader) = self.readers.get(&id) else { return 0 };
+        match reader.open.low(origin) {
+            Some(low) => low - 1,
+            None if origin.road.is_none() => self.context.high(origin.node, origin.boot),
+            None => 0,
+        }
+    }
+
+    /// Messages under a running lease, as of the last [`Stream::wake`].
+    #[must_use]
+    pub fn in_flight(&self, id: SubscriptionId) -> usize {
+        self.readers.get(&id).map_or(0, |reader| reader.leases.len())
+    }
+
+    /// When something of a reader changes by itself, on the service clock.
+    #[must_use]
+    pub fn next_wake_ms(&self) -> Option<u64> {
+        self.readers.values().filter_map(Reader::next_wake_ms).min()
     }
 
     /// The seal, when the stream is closed to something.
@@ -214,16 +324,71 @@ impl Stream {
         self.seal.as_ref()
     }
 
-    /// What waits to be dispatched.
+    /// Whether a message waits in a reader's memory.
     #[must_use]
-    pub fn window(&self) -> &Window {
-        &self.window
+    pub fn has_ready(&self, id: SubscriptionId) -> bool {
+        self.readers.get(&id).is_some_and(|reader| !reader.window.is_empty())
+    }
+
+    /// From where a reader's disk has to be read on; `None`: there is nothing more on it.
+    #[must_use]
+    pub fn unread_after(&self, id: SubscriptionId) -> Option<Place> {
+        self.readers.get(&id).and_then(|reader| reader.window.unread_after())
+    }
+
+    /// Bytes of payloads held in memory.
+    #[must_use]
+    pub fn payload_bytes(&self) -> usize {
+        self.readers.values().map(|reader| reader.window.bytes()).sum()
     }
 
     /// Messages stored since the stream was loaded.
     #[must_use]
     pub fn stored(&self) -> u64 {
         self.stored
+    }
+
+    /// What the reader's settings say now. What they change about messages that were judged
+    /// before shows when these are judged again.
+    pub fn govern(&mut self, id: SubscriptionId, rules: Rules) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            reader.rules = rules;
+        }
+    }
+
+    /// The attempt a replica remembers of a message.
+    #[must_use]
+    pub fn attempt(&self, id: SubscriptionId, dot: Dot) -> Option<&Attempt> {
+        self.readers.get(&id)?.attempts.get(&dot).map(|live| &live.attempt)
+    }
+
+    /// The name of the user to whom a message is leased.
+    #[must_use]
+    pub fn holder(&self, id: SubscriptionId, dot: Dot) -> Option<&str> {
+        let reader = self.readers.get(&id)?;
+        let grant = reader.attempts.get(&dot)?.grant?;
+        reader.grants.get(&grant).map(|grant| &*grant.holder)
+    }
+
+    /// A message's times and group.
+    #[must_use]
+    pub fn mark(&self, dot: Dot) -> Option<&Mark> {
+        self.marks.get(&dot)
+    }
+
+    /// From when on a reader's message is due, on the service clock, in ms.
+    #[must_use]
+    pub fn due_ms(&self, id: SubscriptionId, dot: Dot) -> u64 {
+        self.readers.get(&id).map_or(0, |reader| reader.due_ms(dot, self.marks.get(&dot)))
+    }
+
+    /// Where a reader's message stands now.
+    #[must_use]
+    pub fn standing(&self, id: SubscriptionId, place: Place, now_ms: u64) -> Standing {
+        let mark = self.marks.get(&place.1);
+        self.readers
+            .get(&id)
+            .map_or(Standing::Settled, |reader| reader.standing(place, mark, now_ms))
     }
 
     /// Closes the stream. A seal is lifted by a record version above its own, so an older one
@@ -249,33 +414,11 @@ impl Stream {
             _ => Ok(()),
         }
     }
-
-    /// A message leaves its grant's row; a row that carries none is removed, and its counter
-    /// stays as the floor [R24].
-    fn leave_grant(&mut self, grant: Option<RequesterId>, changes: &mut Vec<Change>) {
-        let Some(requester) = grant else { return };
-        let Some(open) = self.grants.get_mut(&requester) else { return };
-        open.open = open.open.saturating_sub(1);
-        if open.open == 0 {
-            self.floor = self.floor.max(open.counter);
-            self.grants.remove(&requester);
-            changes.push(Change::DeleteGrant(requester));
-            push_meta(changes);
-        }
-    }
 }
 
-/// The end of an attempt's lease, unless it was given back.
-fn running(live: &Live) -> Option<(u64, Dot)> {
-    match live.attempt.hold {
-        super::lease::Hold::Leased { until_ms } => Some((until_ms, live.attempt.place.1)),
-        super::lease::Hold::Released => None,
-    }
-}
-
-/// The meta row is written once per decision, however many reasons there are.
-fn push_meta(changes: &mut Vec<Change>) {
-    if !changes.contains(&Change::PutMeta) {
-        changes.push(Change::PutMeta);
+/// A row is written once per decision, however many reasons there are.
+fn push_once(changes: &mut Vec<Change>, change: Change) {
+    if !changes.contains(&change) {
+        changes.push(change);
     }
 }

@@ -1,135 +1,244 @@
-//! Settling, extending, releasing: what a holder may still say of its message.
+//! Settling: an attempt's holder says what became of the message.
 
-use super::leasing::held_ms;
-use super::{Stream, push_meta};
-use crate::protocol::lease::{Attempt, Hold, judge_settle};
+use super::{Place, Stream, push_once};
+use crate::base::ids::SubscriptionId;
+use crate::crdt::dot::Dot;
+use crate::message::envelope::DeathReason;
+use crate::protocol::lease::{Attempt, Death, Hold, judge_settle};
 use crate::protocol::op::{
-    Change, Closes, Refusal, SettleAction, SettleItem, SettleOp, SettleVote,
+    Change, Closes, Refusal, ReleaseOutcome, SettleAction, SettleItem, SettleOp, SettleVote,
 };
+use crate::protocol::stream::held_ms;
+
+/// A settlement under way.
+struct Settling<'a> {
+    id: SubscriptionId,
+    now_ms: u64,
+    wall_ms: u64,
+    changes: &'a mut Vec<Change>,
+}
 
 impl Stream {
     /// Votes on a settlement, item by item, and remembers what it counted.
     ///
     /// # Errors
-    /// [`Refusal::Sealed`] when the stream is being deleted.
+    /// [`Refusal::Sealed`] when the stream is being deleted; [`Refusal::NoReader`].
     pub fn settle(
         &mut self,
         op: &SettleOp,
         now_ms: u64,
+        wall_ms: u64,
     ) -> Result<(Vec<SettleVote>, Vec<Change>), Refusal> {
         self.open_for(Closes::All, op.header.record_version)?;
+        if !self.has_reader(op.reader) {
+            return Err(Refusal::NoReader);
+        }
         let mut changes = Vec::new();
         let mut votes = Vec::with_capacity(op.items.len());
+        let mut settling = Settling { id: op.reader, now_ms, wall_ms, changes: &mut changes };
         for item in &op.items {
-            let vote = self.judge_item(item, now_ms);
+            let vote = self.judge_item(op.reader, item, now_ms);
             if vote == SettleVote::Counted && !op.check_only {
-                self.carry_out(item, now_ms, &mut changes);
+                self.carry_out(item, &mut settling);
             }
             votes.push(vote);
         }
         Ok((votes, changes))
     }
 
-    fn judge_item(&self, item: &SettleItem, now_ms: u64) -> SettleVote {
+    fn judge_item(&self, id: SubscriptionId, item: &SettleItem, now_ms: u64) -> SettleVote {
         let dot = item.place.1;
-        let present = self.present.contains(dot);
-        let settled = self.context.contains(dot) && !present;
-        judge_settle(self.attempt(dot), present, settled, item, now_ms)
+        let open = self.is_open(id, dot);
+        let settled = self.is_known(dot) && !open;
+        judge_settle(self.attempt(id, dot), open, settled, item, now_ms)
     }
 
-    fn carry_out(&mut self, item: &SettleItem, now_ms: u64, changes: &mut Vec<Change>) {
+    fn carry_out(&mut self, item: &SettleItem, settling: &mut Settling<'_>) {
         match item.action {
-            SettleAction::Ack => self.finish(item, changes),
+            SettleAction::Ack | SettleAction::Remove => self.finish(item.place, settling),
             SettleAction::Extend { duration_ms } => {
-                self.extend(item, now_ms + held_ms(duration_ms), changes);
+                let until_ms = settling.now_ms.saturating_add(held_ms(duration_ms));
+                let counts = (item.receive_count, item.failure_count);
+                self.overwrite(item, Hold::Leased { until_ms }, counts, None, settling);
             }
-            SettleAction::Release { failed } => self.release(item, failed, false, changes),
-            SettleAction::Withdraw => self.release(item, false, true, changes),
+            SettleAction::Release { outcome, delay_ms } => {
+                self.release(item, outcome, delay_ms, settling);
+            }
+            SettleAction::Withdraw => self.withdraw(item, settling),
+            SettleAction::Redrive => self.redrive(item.place, settling),
         }
     }
 
-    /// The message is done with, for ever: its dot stays in the context, which is the tombstone.
-    fn finish(&mut self, item: &SettleItem, changes: &mut Vec<Change>) {
-        let dot = item.place.1;
-        if self.context.insert(dot) {
-            push_meta(changes);
+    /// The reader is done with the message, for ever: its dot stays in the context, which is the
+    /// tombstone. When no reader is left, the message goes.
+    fn finish(&mut self, place: Place, settling: &mut Settling<'_>) {
+        let (id, dot) = (settling.id, place.1);
+        if !matches!(dot, Dot::Keyed(_)) && self.context.insert(dot) {
+            push_once(settling.changes, Change::PutMeta);
         }
-        if !self.present.remove(dot) {
+        let mark = self.marks.get(&dot).copied();
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if !reader.open.remove(dot) {
             return;
         }
-        self.window.remove(item.place);
-        changes.push(Change::DeleteMessage(item.place));
-        if let Some(live) = self.attempts.remove(&dot) {
-            if let Hold::Leased { until_ms } = live.attempt.hold {
-                self.expiries.remove(&(until_ms, dot));
-            }
-            if live.has_row {
-                changes.push(Change::DeleteAttempt(dot));
-            }
-            self.leave_grant(live.grant, changes);
+        reader.bytes -= u64::from(self.sizes.get(dot));
+        reader.unseat(place);
+        if let Some(mark) = mark {
+            reader.ends.remove(&(mark.ends_ms, dot));
         }
+        if let Some(live) = reader.attempts.remove(&dot) {
+            if live.has_row {
+                settling.changes.push(Change::DeleteAttempt(id, dot));
+            }
+            reader.leave_grant(live.grant, settling.changes);
+        }
+        if let Some(next) = reader.leave_group(place, mark.as_ref()) {
+            reader.seat(next, None, self.marks.get(&next.1), settling.now_ms);
+        }
+        if id != SubscriptionId::QUEUE {
+            settling.changes.push(Change::DeleteOpen(id, place));
+        }
+        self.drop_if_settled(place, settling.changes);
     }
 
-    /// A new end for the same attempt. The attempt gets a row of its own: the grant's row is
-    /// shared with messages that were not extended.
-    fn extend(&mut self, item: &SettleItem, until_ms: u64, changes: &mut Vec<Change>) {
-        let hold = Hold::Leased { until_ms };
-        self.overwrite(item, hold, item.receive_count, item.failure_count, changes);
-        self.window.remove(item.place);
-        self.expiries.insert((until_ms, item.place.1));
+    /// Drops a message that no reader has open [R36].
+    pub(super) fn drop_if_settled(&mut self, place: Place, changes: &mut Vec<Change>) {
+        let dot = place.1;
+        if self.readers.values().any(|reader| reader.open.contains(dot)) {
+            return;
+        }
+        if self.sizes.remove(dot) > 0 {
+            changes.push(Change::DeleteMessage(place));
+        }
+        if self.marks.remove(&dot).is_some() {
+            changes.push(Change::DeleteMark(dot));
+        }
+        if let Dot::Keyed(key) = dot
+            && self.identities.settled(key)
+        {
+            changes.push(Change::DeleteIdentity(key));
+        }
     }
 
     fn release(
         &mut self,
         item: &SettleItem,
-        failed: bool,
-        never_handed_out: bool,
-        changes: &mut Vec<Change>,
+        outcome: ReleaseOutcome,
+        delay_ms: Option<u64>,
+        settling: &mut Settling<'_>,
     ) {
-        let last = self.attempt(item.place.1).copied();
-        let same = last.filter(|last| last.counter == item.counter);
-        if same.is_some_and(|last| last.hold == Hold::Released) {
+        let same = self.same_attempt(settling.id, item);
+        if same.is_some_and(|last| !matches!(last.hold, Hold::Leased { .. })) {
             return;
         }
-        let (receive_count, failure_count) = if never_handed_out {
-            // What the replica itself counted: the requester may not have heard of it.
-            let known = same.or(last).map_or((0, 0), |a| (a.receive_count, a.failure_count));
-            (known.0.saturating_sub(u32::from(same.is_some())), known.1)
-        } else {
-            (item.receive_count, item.failure_count + u32::from(failed))
+        let rules = self.readers[&settling.id].rules;
+        let failures = item.failure_count + u32::from(outcome != ReleaseOutcome::HandedBack);
+        let was_dead = same.and_then(|last| last.death);
+        let reason = match outcome {
+            ReleaseOutcome::Poison => Some(DeathReason::Poison),
+            ReleaseOutcome::Failed if rules.is_too_many(failures) => Some(DeathReason::MaxFailures),
+            ReleaseOutcome::Failed | ReleaseOutcome::HandedBack => None,
         };
-        self.overwrite(item, Hold::Released, receive_count, failure_count, changes);
-        self.window.put_back(item.place, None);
+        let new = reason.map(|reason| Death { reason, died_ms: settling.wall_ms });
+        let death = was_dead.or(new);
+        let pause_ms = delay_ms.unwrap_or_else(|| match (outcome, same) {
+            (ReleaseOutcome::Failed, Some(last)) => rules.backoff_ms(failures, &last),
+            _ => 0,
+        });
+        let hold = if death.is_some() {
+            Hold::Dead
+        } else {
+            Hold::Released { ready_ms: settling.now_ms.saturating_add(pause_ms) }
+        };
+        self.overwrite(item, hold, (item.receive_count, failures), death, settling);
     }
 
+    /// What the replica itself counted stands: the requester may not have heard of it.
+    fn withdraw(&mut self, item: &SettleItem, settling: &mut Settling<'_>) {
+        let last = self.attempt(settling.id, item.place.1).copied();
+        let same = self.same_attempt(settling.id, item);
+        if same.is_some_and(|last| !matches!(last.hold, Hold::Leased { .. })) {
+            return;
+        }
+        let known = same.or(last).map_or((0, 0), |a| (a.receive_count, a.failure_count));
+        let counts = (known.0.saturating_sub(u32::from(same.is_some())), known.1);
+        let death = same.and_then(|last| last.death);
+        let alive = Hold::Released { ready_ms: settling.now_ms };
+        let hold = if death.is_some() { Hold::Dead } else { alive };
+        self.overwrite(item, hold, counts, death, settling);
+    }
+
+    fn redrive(&mut self, place: Place, settling: &mut Settling<'_>) {
+        let (id, dot, now_ms) = (settling.id, place.1, settling.now_ms);
+        let mark = self.marks.get(&dot).copied();
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        if !reader.attempts.contains_key(&dot) {
+            return;
+        }
+        reader.unseat(place);
+        if let Some(live) = reader.attempts.get_mut(&dot) {
+            live.attempt.hold = Hold::Released { ready_ms: now_ms };
+            live.attempt.death = None;
+            live.attempt.failure_count = 0;
+            live.attempt.redrives += 1;
+            live.has_row = true;
+            settling.changes.push(Change::PutAttempt(id, dot, live.attempt));
+            let grant = live.grant.take();
+            reader.leave_grant(grant, settling.changes);
+        }
+        if let Some(mark) = &mark {
+            reader.join_group(place, mark);
+        }
+        self.reseat(id, place, now_ms);
+    }
+
+    fn same_attempt(&self, id: SubscriptionId, item: &SettleItem) -> Option<Attempt> {
+        let last = self.attempt(id, item.place.1).copied();
+        last.filter(|last| last.counter == item.counter && last.requester == item.requester)
+    }
+
+    /// The attempt gets a row of its own: the grant's row is shared with messages of which
+    /// nothing was said.
     fn overwrite(
         &mut self,
         item: &SettleItem,
         hold: Hold,
-        receive_count: u32,
-        failure_count: u32,
-        changes: &mut Vec<Change>,
+        (receive_count, failure_count): (u32, u32),
+        death: Option<Death>,
+        settling: &mut Settling<'_>,
     ) {
         let SettleItem { place, requester, counter, .. } = *item;
-        let attempt = Attempt { place, counter, requester, receive_count, failure_count, hold };
-        let dot = place.1;
-        self.top = self.top.max(counter);
-        let same = self.attempt(dot).is_some_and(|last| last.counter == counter);
-        if !same {
+        let (id, dot) = (settling.id, place.1);
+        let last = self.attempt(id, dot).copied();
+        let kept = last.filter(|_| matches!(hold, Hold::Leased { .. })).and_then(|it| it.death);
+        let attempt = Attempt {
+            place,
+            counter,
+            requester,
+            receive_count,
+            failure_count,
+            hold,
+            death: death.or(kept),
+            redrives: last.map_or(0, |last| last.redrives),
+        };
+        if let Some(reader) = self.readers.get_mut(&id) {
+            reader.top = reader.top.max(counter);
+        }
+        if last.is_none_or(|last| last.counter != counter) {
             // This replica missed the grant: the attempt begins here with what follows it.
-            self.begin(attempt, None, changes);
+            self.begin(id, attempt, None, settling.now_ms, settling.changes);
             return;
         }
-        let Some(live) = self.attempts.get_mut(&dot) else { return };
-        if let Hold::Leased { until_ms } = live.attempt.hold {
-            self.expiries.remove(&(until_ms, dot));
-        }
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.unseat(place);
+        let Some(live) = reader.attempts.get_mut(&dot) else { return };
         live.attempt = attempt;
         live.has_row = true;
-        changes.push(Change::PutAttempt(dot, attempt));
-        if hold == Hold::Released {
+        settling.changes.push(Change::PutAttempt(id, dot, attempt));
+        if !matches!(hold, Hold::Leased { .. }) {
             let grant = live.grant.take();
-            self.leave_grant(grant, changes);
+            reader.leave_grant(grant, settling.changes);
         }
+        self.reseat(id, place, settling.now_ms);
     }
 }

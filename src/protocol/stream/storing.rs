@@ -1,11 +1,26 @@
 //! Storing: a message enters the context in the same batch as its payload [R12].
 
-use super::{Place, Stream, push_meta};
-use crate::base::ids::{Boot, NodeId};
+use super::identities::Identity;
+use super::reader::Mark;
+use super::{Place, Stream, StreamKind, push_once};
+use crate::base::ids::{Boot, NodeId, SubscriptionId};
+use crate::base::limits;
 use crate::crdt::dot::Dot;
-use crate::message::envelope::Envelope;
-use crate::protocol::op::{Change, Closes, Refusal};
+use crate::message::envelope::{Envelope, Kept};
+use crate::protocol::op::{Change, Closes, Refusal, StoreOp, StoreVote};
 use std::sync::Arc;
+
+/// Identities looked at in one Store.
+const FORGET_MAX: usize = 64;
+
+/// What bounds a stream and how long it remembers, as its settings say now.
+#[derive(Clone, Copy, Debug)]
+pub struct Bounds {
+    /// How long keys are remembered, in ms.
+    pub dedup_ms: u64,
+    /// Bytes of all messages; 0: no limit.
+    pub bytes_max: u64,
+}
 
 impl Stream {
     /// Whether a send may be coordinated here under this record version.
@@ -24,32 +39,66 @@ impl Stream {
         Dot::Minted { node: self.me, boot: self.boot, seq }
     }
 
-    /// Stores messages, all or none. Known dots are answered stored: the caller has compared
-    /// their content macs [R11]. `keep`: hold the payloads in memory until they are delivered.
+    /// Stores messages; each gets its own verdict. Known minted and derived dots are answered
+    /// [`StoreVote::Known`]: the caller has compared their content macs [R11]. `keep`: hold the
+    /// payloads in memory until they are delivered.
     ///
     /// # Errors
     /// [`Refusal`], and nothing has changed.
     pub fn store(
         &mut self,
-        record_version: u64,
-        envelopes: &[Arc<Envelope>],
+        op: &StoreOp,
+        bounds: Bounds,
+        now_ms: u64,
         keep: bool,
-    ) -> Result<Vec<Change>, Refusal> {
-        self.may_store(record_version)?;
-        for envelope in envelopes {
-            self.check_boot(envelope.header.dot)?;
+    ) -> Result<(Vec<StoreVote>, Vec<Change>), Refusal> {
+        self.may_store(op.header.record_version)?;
+        self.check(op, bounds)?;
+        let mut changes = Vec::with_capacity(op.envelopes.len() + 1);
+        let mut votes = Vec::with_capacity(op.envelopes.len());
+        for envelope in &op.envelopes {
+            votes.push(self.keep_message(envelope, now_ms, keep, &mut changes));
         }
-        let mut changes = Vec::with_capacity(envelopes.len() + 1);
-        for envelope in envelopes {
-            self.keep_message(envelope, keep, &mut changes);
+        for (origin, up_to) in &op.closed {
+            self.context.fill(*origin, *up_to);
+            push_once(&mut changes, Change::PutMeta);
         }
-        Ok(changes)
+        let sizes = &self.sizes;
+        let forgotten = self
+            .identities
+            .forget(now_ms, bounds.dedup_ms, FORGET_MAX, |id| !sizes.contains(Dot::Keyed(id)));
+        changes.extend(forgotten.into_iter().map(Change::DeleteIdentity));
+        Ok((votes, changes))
+    }
+
+    /// All refusals come before the first change.
+    fn check(&self, op: &StoreOp, bounds: Bounds) -> Result<(), Refusal> {
+        let (mut keyed, mut bytes) = (0, 0);
+        for envelope in &op.envelopes {
+            let header = &envelope.header;
+            // Evaluated on an older set than this replica's: a subscription may be missing [R36].
+            if self.kind == StreamKind::Topic && header.set_version < self.set.version {
+                return Err(Refusal::StaleSet);
+            }
+            self.check_boot(header.dot)?;
+            if !self.is_known(header.dot) {
+                bytes += envelope.sealed.len() as u64;
+                keyed += usize::from(matches!(header.dot, Dot::Keyed(_)));
+            }
+        }
+        if bounds.bytes_max > 0 && bytes > 0 && self.sizes.total() + bytes > bounds.bytes_max {
+            return Err(Refusal::Full);
+        }
+        if keyed > 0 && self.identities.len() + keyed > limits::IDENTITIES_MAX {
+            return Err(Refusal::TooManyKeys);
+        }
+        Ok(())
     }
 
     /// Stores from a boot below the highest seen of that node are refused: they come from before
     /// a crash, and their numbers may have been lost with it [R17].
     fn check_boot(&self, dot: Dot) -> Result<(), Refusal> {
-        let Dot::Minted { node, boot, .. } = dot;
+        let Dot::Minted { node, boot, .. } = dot else { return Ok(()) };
         match self.highest_boot(node) {
             Some(highest) if boot < highest => Err(Refusal::StaleBoot),
             _ => Ok(()),
@@ -64,18 +113,90 @@ impl Stream {
     pub(super) fn keep_message(
         &mut self,
         envelope: &Arc<Envelope>,
+        now_ms: u64,
+        keep: bool,
+        changes: &mut Vec<Change>,
+    ) -> StoreVote {
+        let header = &envelope.header;
+        let dot = header.dot;
+        if let Dot::Keyed(id) = dot {
+            if let Some(known) = self.identities.get(id) {
+                let same = known.content_mac == header.content_mac;
+                return if same { StoreVote::Known } else { StoreVote::OtherContent };
+            }
+            let (content_mac, hlc) = (header.content_mac, header.hlc);
+            let is_copy = header.hop > 0;
+            let identity = Identity { content_mac, hlc, received_ms: now_ms, is_copy };
+            self.identities.insert(id, identity);
+            changes.push(Change::PutIdentity(id, identity));
+        } else {
+            if !self.context.insert(dot) {
+                return StoreVote::Known;
+            }
+            push_once(changes, Change::PutMeta);
+        }
+        let kept = Kept { received_ms: now_ms, envelope: envelope.clone() };
+        let wanted = self.wanted_by(envelope);
+        // Nobody wants it: it was stored, and settled in the same breath.
+        if !wanted.is_empty() {
+            self.keep_for(&wanted, kept, keep, changes);
+        }
+        StoreVote::Stored
+    }
+
+    fn wanted_by(&self, envelope: &Envelope) -> Vec<SubscriptionId> {
+        match self.kind {
+            StreamKind::Queue => vec![SubscriptionId::QUEUE],
+            StreamKind::Topic => {
+                let here = |id: &&SubscriptionId| self.set.filters.contains_key(id);
+                envelope.header.matched.iter().filter(here).copied().collect()
+            }
+        }
+    }
+
+    fn keep_for(
+        &mut self,
+        wanted: &[SubscriptionId],
+        kept: Kept,
         keep: bool,
         changes: &mut Vec<Change>,
     ) {
-        let dot = envelope.header.dot;
-        if !self.context.insert(dot) {
-            return;
-        }
-        let place: Place = (envelope.header.hlc, dot);
-        self.present.insert(dot);
+        let header = &kept.envelope.header;
+        let place: Place = (header.hlc, header.dot);
+        let (now_ms, row) = (kept.received_ms, kept.to_bytes());
+        let bytes = row.len();
+        let is_plain = header.delay_ms == 0 && header.ttl_ms == 0 && header.group.is_none();
+        let mark = (!is_plain).then(|| Mark {
+            hlc: header.hlc,
+            ready_ms: if header.delay_ms == 0 { 0 } else { now_ms + header.delay_ms },
+            ends_ms: if header.ttl_ms == 0 { 0 } else { now_ms + header.ttl_ms },
+            group: header.group,
+        });
+        self.sizes.insert(place.1, bytes);
         self.stored += 1;
-        self.window.push(place, keep.then(|| envelope.clone()));
-        changes.push(Change::PutMessage(envelope.clone()));
-        push_meta(changes);
+        if let Some(mark) = mark {
+            self.marks.insert(place.1, mark);
+            changes.push(Change::PutMark(place.1, mark));
+        }
+        for id in wanted {
+            let Some(reader) = self.readers.get_mut(id) else { continue };
+            reader.open.insert(place.1);
+            reader.bytes += bytes as u64;
+            if *id != SubscriptionId::QUEUE {
+                changes.push(Change::PutOpen(*id, place));
+            }
+            let payload = keep.then(|| kept.clone());
+            match &mark {
+                None => reader.window.push(place, payload),
+                Some(mark) => {
+                    reader.join_group(place, mark);
+                    if mark.ends_ms != 0 {
+                        reader.ends.insert((mark.ends_ms, place.1));
+                    }
+                    reader.seat(place, payload, Some(mark), now_ms);
+                }
+            }
+        }
+        changes.push(Change::PutMessage(place, row));
     }
 }

@@ -2,9 +2,8 @@
 
 use super::Place;
 use crate::base::limits;
-use crate::message::envelope::Envelope;
+use crate::message::envelope::Kept;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 
 /// The ready messages at the head of a stream.
 ///
@@ -13,7 +12,7 @@ use std::sync::Arc;
 #[derive(Debug, Default)]
 pub struct Window {
     /// Ready messages; the payload while it is still in memory.
-    ready: BTreeMap<Place, Option<Arc<Envelope>>>,
+    ready: BTreeMap<Place, Option<Kept>>,
     /// How far the disk has been read; `None`: to its end.
     scanned: Option<Place>,
     /// Bytes of sealed payloads held here.
@@ -57,52 +56,58 @@ impl Window {
     }
 
     /// A new message.
-    pub(super) fn push(&mut self, place: Place, payload: Option<Arc<Envelope>>) {
-        if self.scanned.is_some_and(|scanned| place > scanned) {
-            return;
-        }
+    pub(super) fn push(&mut self, place: Place, payload: Option<Kept>) {
         let full = self.ready.len() >= limits::WINDOW_MESSAGES_MAX;
         let last = self.last();
         if full && self.scanned.is_none() && last.is_some_and(|last| place > last) {
             self.scanned = last;
             return;
         }
-        self.put(place, payload);
+        self.put_back(place, payload);
     }
 
     /// A message that was leased, or repaired into the past: it keeps its place [F34].
-    pub(super) fn put_back(&mut self, place: Place, payload: Option<Arc<Envelope>>) {
-        if self.scanned.is_none_or(|scanned| place <= scanned) {
-            self.put(place, payload);
+    pub(super) fn put_back(&mut self, place: Place, payload: Option<Kept>) {
+        if self.scanned.is_some_and(|scanned| place > scanned) {
+            return;
+        }
+        self.remove(place);
+        self.bytes += bytes_of(payload.as_ref());
+        self.ready.insert(place, payload);
+        if self.ready.len() > limits::WINDOW_MESSAGES_MAX
+            && let Some((_, payload)) = self.ready.pop_last()
+        {
+            // What falls out is read again when it is its turn.
+            self.bytes -= bytes_of(payload.as_ref());
+            self.scanned = self.last();
         }
     }
 
-    fn put(&mut self, place: Place, payload: Option<Arc<Envelope>>) {
-        self.remove(place);
-        self.bytes += payload.as_ref().map_or(0, |e| e.sealed.len());
-        self.ready.insert(place, payload);
+    /// Keeps those that are still wanted.
+    pub(super) fn retain(&mut self, keep: impl Fn(Place) -> bool) {
+        self.ready.retain(|place, _| keep(*place));
+        self.bytes = self.ready.values().map(|payload| bytes_of(payload.as_ref())).sum();
     }
 
-    pub(super) fn remove(&mut self, place: Place) -> Option<Option<Arc<Envelope>>> {
+    pub(super) fn remove(&mut self, place: Place) -> Option<Option<Kept>> {
         let was = self.ready.remove(&place)?;
-        self.bytes -= was.as_ref().map_or(0, |e| e.sealed.len());
+        self.bytes -= bytes_of(was.as_ref());
         Some(was)
     }
 
-    /// Takes up to `max` messages from the head.
-    pub(super) fn take(&mut self, max: usize) -> Vec<(Place, Option<Arc<Envelope>>)> {
-        let mut taken = Vec::with_capacity(max.min(self.ready.len()));
-        while taken.len() < max
-            && let Some((place, payload)) = self.ready.pop_first()
-        {
-            self.bytes -= payload.as_ref().map_or(0, |e| e.sealed.len());
-            taken.push((place, payload));
-        }
-        taken
+    /// Takes the message at the head.
+    pub(super) fn take(&mut self) -> Option<(Place, Option<Kept>)> {
+        let (place, payload) = self.ready.pop_first()?;
+        self.bytes -= bytes_of(payload.as_ref());
+        Some((place, payload))
     }
 
     /// Notes that the disk was read up to a place (`None`: to its end).
     pub(super) fn scanned_to(&mut self, place: Option<Place>) {
         self.scanned = place;
     }
+}
+
+fn bytes_of(payload: Option<&Kept>) -> usize {
+    payload.map_or(0, |kept| kept.envelope.sealed.len())
 }

@@ -7,7 +7,8 @@ use crate::base::rng::SystemRng;
 use crate::security::ClusterSecret;
 use crate::security::keys::tests::{golden_keys, hex};
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConnection};
-use rustls_pki_types::ServerName;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, ServerName};
 use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
 
@@ -41,7 +42,9 @@ fn handshake(
     config.alpn_protocols = vec![b"http/1.1".to_vec(), b"h2".to_vec()];
     let name = ServerName::try_from(host.to_owned()).unwrap();
     let mut client = ClientConnection::new(Arc::new(config), name)?;
-    let server = server_config(&issued.chain_pem, &issued.key_pem).unwrap();
+    let certificate =
+        Certificate::parse(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes()).unwrap();
+    let server = server_config(Shown::new(&certificate)).unwrap();
     let mut server = ServerConnection::new(Arc::new(server))?;
     while client.is_handshaking() || server.is_handshaking() {
         let mut wire = Vec::new();
@@ -210,10 +213,16 @@ fn what_cannot_serve_is_refused_with_the_reason() {
     let ca = ca();
     let issue = || ca.issue(&hosts(&["a"]), 1_800_000_000_000, &SystemRng).unwrap();
     let (issued, other) = (issue(), issue());
-    let config = |chain: &str, key: &str| server_config(chain, key).err();
+    let config =
+        |chain: &str, key: &str| Certificate::parse(chain.as_bytes(), key.as_bytes()).err();
     assert!(matches!(config("", &issued.key_pem), Some(TlsError::CertificateUnreadable)));
     assert!(matches!(config(&issued.chain_pem, ""), Some(TlsError::KeyUnreadable)));
     assert!(matches!(config(&issued.chain_pem, &other.key_pem), Some(TlsError::Refused(_))));
+    // Half of a file that is being written.
+    let half = &issued.chain_pem[..issued.chain_pem.len() / 2];
+    assert!(matches!(config(half, &issued.key_pem), Some(TlsError::CertificateUnreadable)));
+    let whole = Certificate::parse(issued.chain_pem.as_bytes(), issued.key_pem.as_bytes());
+    assert_eq!(whole.unwrap().not_after_ms(), issued.not_after_ms);
 }
 
 const GOLDEN_CA_PUBLIC: &str = "04433d3c5035d96e9580af40741d53a0c9dd25f00ba5b69b8a750cd0b55dc0eea0b5917e7c63d236e73f385b1cedfecdb524b727e05996cccc188122237826e526";

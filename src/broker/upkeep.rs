@@ -1,0 +1,131 @@
+//! Worker: messages whose time is over are dropped, those that failed too often are buried, the
+//! rows of purges removed.
+
+use super::{Answer, Broker, Refusal};
+use crate::base::ids::{Generation, SubscriptionId};
+use crate::protocol::record::{Kind, Record, RecordKey, State, Value};
+use crate::replication::coordinator::StreamRef;
+use crate::replication::rules;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How often the worker looks by itself.
+const PERIOD: Duration = Duration::from_secs(5);
+/// Streams whose head is looked at in one go.
+const HEADS: usize = 1_000;
+
+impl Broker {
+    /// Runs until the node stops.
+    pub async fn run_upkeep(self: Arc<Self>) {
+        let left_over = self.coordinator.replica().left_over().clone();
+        self.note_links();
+        let mut after = None;
+        let mut heads_at = tokio::time::interval(PERIOD);
+        heads_at.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                () = left_over.news.notified() => {}
+                _ = heads_at.tick() => after = self.look_at_heads(after).await,
+                () = self.stopping.cancelled() => return,
+            }
+            for generation in left_over.take() {
+                if let Err(refusal) = self.attend(generation).await {
+                    tracing::warn!(stream = %generation, %refusal, "what is left has to wait");
+                    metrics::counter!("tertulia_upkeep_failures_total").increment(1);
+                    let (left_over, generation) = (left_over.clone(), generation);
+                    self.coordinator.replica().spawn().task(Box::pin(async move {
+                        tokio::time::sleep(PERIOD).await;
+                        left_over.note(generation);
+                    }));
+                }
+            }
+        }
+    }
+
+    pub(super) fn live_stream(&self, record: &Record) -> Option<StreamRef> {
+        if record.state != State::Live {
+            return None;
+        }
+        let stream = match &record.value {
+            Value::Queue(queue) => self.stream_of(record, queue),
+            Value::Topic(topic) => self.stream_of(record, topic),
+            _ => return None,
+        };
+        stream.ok()
+    }
+
+    /// Deals with what is left to do in a stream. One that is gone has nothing left.
+    async fn attend(&self, generation: Generation) -> Answer<()> {
+        let record = self.catalog.stream_by_generation(generation).map(|(_, record)| record);
+        let Some((record, stream)) =
+            record.and_then(|record| Some((record.clone(), self.live_stream(&record)?)))
+        else {
+            return Ok(());
+        };
+        let internal = |why| {
+            tracing::debug!(%why, stream = %generation, "upkeep was refused");
+            Refusal::Overloaded { why: "upkeep was refused" }
+        };
+        let cell = self.coordinator.replica().cell(generation).await.map_err(internal)?;
+        for reader in cell.decide(|state| state.readers()) {
+            let attended = self.coordinator.attend(&stream, reader).await.map_err(internal)?;
+            if attended.buried > 0 {
+                metrics::counter!("tertulia_messages_dead_total").increment(attended.buried);
+            }
+            if attended.expired + attended.buried > 0 {
+                tracing::debug!(stream = %generation, ?attended, "messages ended");
+            }
+        }
+        match &record.value {
+            Value::Topic(topic) => self.forward_left(&record, topic).await.map_err(internal),
+            _ => Ok(()),
+        }
+    }
+
+    /// Looks whether the first message of some streams is over, those behind one name; answers
+    /// where to go on: queues first, then topics.
+    async fn look_at_heads(&self, after: Option<(Kind, Vec<u8>)>) -> Option<(Kind, Vec<u8>)> {
+        let (kind, after) = match after {
+            Some((kind, after)) => (kind, Some(after)),
+            None => (Kind::Queue, None),
+        };
+        let keep = |_: &RecordKey, _: &Record| true;
+        let page = self.catalog.page(kind, b"", after.as_deref(), HEADS, &keep);
+        let last = page.last().map(|(key, _)| key.name.clone());
+        let is_end = page.len() < HEADS;
+        for (_, record) in page {
+            let Some(stream) = self.live_stream(&record) else { continue };
+            match &record.value {
+                Value::Queue(queue) => {
+                    let retention_ms = rules::of_queue(&queue.config).retention_ms;
+                    self.drop_expired(&stream, SubscriptionId::QUEUE, retention_ms).await;
+                }
+                Value::Topic(topic) => {
+                    let retention_ms =
+                        u64::try_from(topic.config.retention_seconds).unwrap_or(0) * 1_000;
+                    for (_, reader) in self.catalog.subscriptions_of(record.generation) {
+                        let id = SubscriptionId::of(reader.generation);
+                        self.drop_expired(&stream, id, retention_ms).await;
+                    }
+                }
+                _ => {}
+            }
+        }
+        match (is_end, kind) {
+            (false, _) => last.map(|last| (kind, last)),
+            (true, Kind::Queue) => Some((Kind::Topic, Vec::new())),
+            (true, _) => None,
+        }
+    }
+
+    async fn drop_expired(&self, stream: &StreamRef, reader: SubscriptionId, retention_ms: u64) {
+        let coordinator = &self.coordinator;
+        let is_over = coordinator.head_is_over(stream, reader, retention_ms).await;
+        if !matches!(is_over, Ok(true)) {
+            return;
+        }
+        if let Err(why) = coordinator.expire_head(stream, reader, retention_ms).await {
+            tracing::debug!(%why, stream = %stream.generation, "expired messages have to wait");
+        }
+    }
+}

@@ -1,0 +1,122 @@
+//! Keyed dots that are remembered: the identity of a message that its sender named [F1].
+
+use crate::base::hlc::Hlc;
+use crate::crdt::dot::KeyedId;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// What is remembered of a keyed message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// What "the same message" means: another content under this name is refused [F2].
+    pub content_mac: [u8; 32],
+    /// The stamp of the copy that is kept.
+    pub hlc: Hlc,
+    /// The replica's service clock when it was stored, in ms: its window counts from here.
+    pub received_ms: u64,
+    /// A copy made by a link: it is remembered as long as its source may come again.
+    pub is_copy: bool,
+}
+
+/// The table of identities. A row is dropped only when its window is over *and* its message is
+/// settled; a full table refuses, it never forgets [F1].
+#[derive(Debug, Default)]
+pub(super) struct Identities {
+    of: BTreeMap<KeyedId, Identity>,
+    /// Those whose window may still run, the oldest first.
+    ages: BTreeSet<(u64, KeyedId)>,
+}
+
+impl Identities {
+    pub(super) fn insert(&mut self, id: KeyedId, identity: Identity) {
+        if !identity.is_copy {
+            self.ages.insert((identity.received_ms, id));
+        }
+        self.of.insert(id, identity);
+    }
+
+    pub(super) fn get(&self, id: KeyedId) -> Option<&Identity> {
+        self.of.get(&id)
+    }
+
+    pub(super) fn contains(&self, id: KeyedId) -> bool {
+        self.of.contains_key(&id)
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.of.len()
+    }
+
+    pub(super) fn ids(&self) -> impl Iterator<Item = KeyedId> + '_ {
+        self.of.keys().copied()
+    }
+
+    fn is_over(&self, id: KeyedId, now_ms: u64, window_ms: u64) -> bool {
+        let over =
+            |it: &Identity| !it.is_copy && it.received_ms.saturating_add(window_ms) <= now_ms;
+        self.of.get(&id).is_some_and(over)
+    }
+
+    /// Forgets up to `max` whose window is over and whose message is settled. Those that are
+    /// not settled are looked at again when they are ([`Identities::settled`]).
+    pub(super) fn forget(
+        &mut self,
+        now_ms: u64,
+        window_ms: u64,
+        max: usize,
+        is_settled: impl Fn(KeyedId) -> bool,
+    ) -> Vec<KeyedId> {
+        let mut forgotten = Vec::new();
+        for _ in 0..max {
+            let first = self.ages.first().copied();
+            let Some((received_ms, id)) =
+                first.filter(|(_, id)| self.is_over(*id, now_ms, window_ms))
+            else {
+                break;
+            };
+            self.ages.remove(&(received_ms, id));
+            if is_settled(id) {
+                self.of.remove(&id);
+                forgotten.push(id);
+            }
+        }
+        forgotten
+    }
+
+    /// A keyed message was settled: whether its identity is forgotten with it, because its window
+    /// was found over before.
+    pub(super) fn settled(&mut self, id: KeyedId) -> bool {
+        let aged = |it: &Identity| !it.is_copy && !self.ages.contains(&(it.received_ms, id));
+        let over = self.of.get(&id).is_some_and(aged);
+        if over {
+            self.of.remove(&id);
+        }
+        over
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::NodeId;
+
+    fn identity(received_ms: u64, is_copy: bool) -> Identity {
+        let hlc = Hlc { wall_ms: 1, logical: 0, node: NodeId(1) };
+        Identity { content_mac: [0; 32], hlc, received_ms, is_copy }
+    }
+
+    #[test]
+    fn f1_a_row_is_dropped_only_when_its_window_is_over_and_its_message_settled() {
+        let (a, b, copy) = (KeyedId([1; 16]), KeyedId([2; 16]), KeyedId([3; 16]));
+        let mut table = Identities::default();
+        table.insert(a, identity(0, false));
+        table.insert(b, identity(10, false));
+        table.insert(copy, identity(0, true));
+        assert_eq!(table.forget(99, 100, 9, |_| true), [], "the window runs");
+        assert_eq!(table.forget(100, 100, 9, |_| false), [], "it is not settled");
+        assert!(table.contains(a) && !table.settled(b), "b's window runs");
+        assert!(table.settled(a) && !table.contains(a), "settled after its window");
+        assert_eq!(table.forget(110, 100, 9, |_| true), [b]);
+        assert!(table.contains(copy) && !table.settled(copy), "its source may come again");
+    }
+}

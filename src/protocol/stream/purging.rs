@@ -1,0 +1,189 @@
+//! Purging, and the coming and going of readers.
+
+use super::reader::Reader;
+use super::{Place, Stream, SubscriptionSet, push_once};
+use crate::base::ids::SubscriptionId;
+use crate::crdt::context::DotSet;
+use crate::crdt::dot::Dot;
+use crate::protocol::lease::Rules;
+use crate::protocol::op::{Change, Closes, Refusal};
+use std::sync::Arc;
+
+impl Stream {
+    /// Settles exactly these dots for a reader, whatever grants exist [R32], in one change: their
+    /// rows are removed afterwards, piece by piece, by [`Stream::sweep`]. Returns how many.
+    ///
+    /// # Errors
+    /// [`Refusal::Sealed`]; [`Refusal::NoReader`].
+    pub fn purge(
+        &mut self,
+        record_version: u64,
+        id: SubscriptionId,
+        dots: &DotSet,
+        now_ms: u64,
+    ) -> Result<(u64, Vec<Change>), Refusal> {
+        self.open_for(Closes::All, record_version)?;
+        let mut changes = Vec::new();
+        let before = self.readers.get(&id).ok_or(Refusal::NoReader)?.open.clone();
+        let mut missed = false;
+        for dot in dots.iter().filter(|dot| !matches!(dot, Dot::Keyed(_))) {
+            missed |= self.context.insert(dot);
+        }
+        if missed {
+            changes.push(Change::PutMeta);
+        }
+        let Some(reader) = self.readers.get_mut(&id) else { return Err(Refusal::NoReader) };
+        let count = reader.open.subtract(dots);
+        if count > 0 {
+            let mut gone = before;
+            gone.subtract(&reader.open);
+            reader.bytes -= self.sizes.of(&gone);
+            reader.purged.merge(&gone);
+            reader.forget_settled(&mut changes);
+            push_once(&mut changes, Change::PutReader(id));
+            let heads: Vec<Place> =
+                reader.groups.values().filter_map(|places| places.first().copied()).collect();
+            for head in heads {
+                reader.seat(head, None, self.marks.get(&head.1), now_ms);
+            }
+        }
+        Ok((count, changes))
+    }
+
+    /// Readers whose purged rows are still to be removed.
+    #[must_use]
+    pub fn unswept(&self) -> Vec<SubscriptionId> {
+        let left = |(id, reader): (&SubscriptionId, &Reader)| {
+            let leaves = self.is_topic() && !self.set.filters.contains_key(id);
+            (!reader.purged.is_empty() || leaves).then_some(*id)
+        };
+        self.readers.iter().filter_map(left).collect()
+    }
+
+    /// Removes the rows of those of some places that were purged.
+    pub fn sweep(&mut self, id: SubscriptionId, places: &[Place]) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for place in places {
+            let Some(reader) = self.readers.get_mut(&id) else { break };
+            if !reader.purged.remove(place.1) {
+                continue;
+            }
+            if id != SubscriptionId::QUEUE {
+                changes.push(Change::DeleteOpen(id, *place));
+            }
+            self.drop_if_settled(*place, &mut changes);
+        }
+        changes
+    }
+
+    /// All rows were looked at: nothing purged is left, and a reader that left is gone.
+    pub fn swept(&mut self, id: SubscriptionId) -> Vec<Change> {
+        let leaves = self.is_topic() && !self.set.filters.contains_key(&id);
+        let Some(reader) = self.readers.get_mut(&id) else { return Vec::new() };
+        reader.purged = DotSet::new();
+        if leaves && reader.open.is_empty() {
+            self.readers.remove(&id);
+            return vec![Change::DeleteReader(id)];
+        }
+        vec![Change::PutReader(id)]
+    }
+
+    /// Takes the next version of the subscription set: new readers get what is stored from now on,
+    /// those that left are purged.
+    ///
+    /// # Errors
+    /// [`Refusal::Sealed`]; [`Refusal::StaleSet`] when the version is not the next one (the very
+    /// same set again is answered as before).
+    pub fn put_set(
+        &mut self,
+        record_version: u64,
+        set: &SubscriptionSet,
+        rules: &dyn Fn(SubscriptionId) -> Rules,
+        now_ms: u64,
+    ) -> Result<Vec<Change>, Refusal> {
+        self.open_for(Closes::All, record_version)?;
+        if *set == *self.set {
+            return Ok(Vec::new());
+        }
+        if set.version != self.set.version + 1 {
+            return Err(Refusal::StaleSet);
+        }
+        let left: Vec<SubscriptionId> =
+            self.readers.keys().filter(|id| !set.filters.contains_key(id)).copied().collect();
+        self.set = Arc::new(set.clone());
+        let mut changes = vec![Change::PutSet];
+        for id in set.filters.keys() {
+            self.readers.entry(*id).or_insert_with(|| Reader::new(*id, rules(*id)));
+        }
+        for id in left {
+            let open = self.readers[&id].open.clone();
+            let (_, purged) = self.purge(record_version, id, &open, now_ms)?;
+            changes.extend(purged);
+        }
+        Ok(changes)
+    }
+
+    /// Gives a reader messages that are older than it, as far as they are still here. Repeating it
+    /// before the reader has begun changes nothing.
+    ///
+    /// # Errors
+    /// [`Refusal::Sealed`]; [`Refusal::NoReader`].
+    pub fn adopt(
+        &mut self,
+        record_version: u64,
+        id: SubscriptionId,
+        places: &[Place],
+        now_ms: u64,
+    ) -> Result<Vec<Change>, Refusal> {
+        self.open_for(Closes::All, record_version)?;
+        let mut changes = Vec::new();
+        for place in places {
+            let dot = place.1;
+            if !self.sizes.contains(dot) {
+                continue;
+            }
+            let mark = self.marks.get(&dot);
+            let reader = self.readers.get_mut(&id).ok_or(Refusal::NoReader)?;
+            if reader.purged.contains(dot) || !reader.open.insert(dot) {
+                continue;
+            }
+            reader.bytes += u64::from(self.sizes.get(dot));
+            if let Some(mark) = mark {
+                reader.join_group(*place, mark);
+                if mark.ends_ms != 0 {
+                    reader.ends.insert((mark.ends_ms, dot));
+                }
+            }
+            reader.seat(*place, None, mark, now_ms);
+            changes.push(Change::PutOpen(id, *place));
+        }
+        Ok(changes)
+    }
+}
+
+impl Reader {
+    /// Forgets all that is remembered of messages that are not open any more.
+    fn forget_settled(&mut self, changes: &mut Vec<Change>) {
+        let open = &self.open;
+        self.window.retain(|place| open.contains(place.1));
+        self.waits.retain(|dot| open.contains(dot));
+        self.leases.retain(|(_, dot)| open.contains(*dot));
+        self.ends.retain(|(_, dot)| open.contains(*dot));
+        self.dead.retain(|place| open.contains(place.1));
+        self.doomed.retain(|place| open.contains(place.1));
+        for places in self.groups.values_mut() {
+            places.retain(|place| open.contains(place.1));
+        }
+        self.groups.retain(|_, places| !places.is_empty());
+        let gone: Vec<Dot> =
+            self.attempts.keys().copied().filter(|dot| !open.contains(*dot)).collect();
+        for dot in gone {
+            if let Some(live) = self.attempts.remove(&dot) {
+                if live.has_row {
+                    changes.push(Change::DeleteAttempt(self.id, dot));
+                }
+                self.leave_grant(live.grant, changes);
+            }
+        }
+    }
+}

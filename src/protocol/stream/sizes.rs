@@ -1,0 +1,143 @@
+//! Bytes of each message here: four bytes of memory for each, not a map's entry.
+
+use crate::crdt::context::DotSet;
+use crate::crdt::dot::{Dot, KeyedId, Origin};
+use std::collections::BTreeMap;
+
+/// Numbers of an origin that share a block.
+const BLOCK: u64 = 512;
+
+/// A block of sizes; 0: no message.
+#[derive(Debug)]
+struct Block {
+    used: usize,
+    sizes: Box<[u32; BLOCK as usize]>,
+}
+
+/// Sizes by dot.
+#[derive(Debug, Default)]
+pub(super) struct Sizes {
+    blocks: BTreeMap<(Origin, u64), Block>,
+    keyed: BTreeMap<KeyedId, u32>,
+    count: u64,
+    total: u64,
+}
+
+impl Sizes {
+    /// Messages.
+    pub(super) fn len(&self) -> u64 {
+        self.count
+    }
+
+    /// Bytes of all.
+    pub(super) fn total(&self) -> u64 {
+        self.total
+    }
+
+    fn slot(dot: Dot) -> Option<((Origin, u64), usize)> {
+        let (origin, seq) = dot.origin()?;
+        let index = usize::try_from(seq % BLOCK).unwrap_or(0);
+        Some(((origin, seq / BLOCK), index))
+    }
+
+    /// Bytes of a message; 0 when it is not here.
+    pub(super) fn get(&self, dot: Dot) -> u32 {
+        match (Self::slot(dot), dot) {
+            (Some((block, index)), _) => self.blocks.get(&block).map_or(0, |b| b.sizes[index]),
+            (None, Dot::Keyed(id)) => self.keyed.get(&id).copied().unwrap_or(0),
+            (None, _) => 0,
+        }
+    }
+
+    pub(super) fn contains(&self, dot: Dot) -> bool {
+        self.get(dot) > 0
+    }
+
+    /// Notes a message. One of no bytes counts as one, so that it is there.
+    pub(super) fn insert(&mut self, dot: Dot, bytes: usize) {
+        self.remove(dot);
+        let size = u32::try_from(bytes).unwrap_or(u32::MAX).max(1);
+        match (Self::slot(dot), dot) {
+            (Some((block, index)), _) => {
+                let new = || Block { used: 0, sizes: Box::new([0; BLOCK as usize]) };
+                let block = self.blocks.entry(block).or_insert_with(new);
+                block.sizes[index] = size;
+                block.used += 1;
+            }
+            (None, Dot::Keyed(id)) => {
+                self.keyed.insert(id, size);
+            }
+            (None, _) => return,
+        }
+        self.count += 1;
+        self.total += u64::from(size);
+    }
+
+    /// Forgets a message; tells its bytes.
+    pub(super) fn remove(&mut self, dot: Dot) -> u32 {
+        let size = self.get(dot);
+        if size == 0 {
+            return 0;
+        }
+        match (Self::slot(dot), dot) {
+            (Some((name, index)), _) => {
+                if let Some(block) = self.blocks.get_mut(&name) {
+                    block.sizes[index] = 0;
+                    block.used -= 1;
+                    if block.used == 0 {
+                        self.blocks.remove(&name);
+                    }
+                }
+            }
+            (None, Dot::Keyed(id)) => {
+                self.keyed.remove(&id);
+            }
+            (None, _) => {}
+        }
+        self.count -= 1;
+        self.total -= u64::from(size);
+        size
+    }
+
+    /// Bytes of those of some dots that are here.
+    pub(super) fn of(&self, dots: &DotSet) -> u64 {
+        dots.iter().map(|dot| u64::from(self.get(dot))).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::base::ids::{Boot, NodeId};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn it_is_a_map_of_sizes(ops in prop::collection::vec((0..2_000u64, 0..9usize), 0..300)) {
+            let (mut sizes, mut map) = (Sizes::default(), BTreeMap::new());
+            for (n, bytes) in ops {
+                let dot = if n % 7 == 0 {
+                    Dot::Keyed(KeyedId([u8::try_from(n % 251).unwrap_or(0); 16]))
+                } else {
+                    Dot::Minted { node: NodeId(n % 2), boot: Boot(1), seq: n }
+                };
+                if bytes == 0 {
+                    let was = map.remove(&dot).unwrap_or(0);
+                    prop_assert_eq!(u64::from(sizes.remove(dot)), was);
+                } else {
+                    sizes.insert(dot, bytes);
+                    map.insert(dot, bytes as u64);
+                }
+            }
+            prop_assert_eq!(sizes.len(), map.len() as u64);
+            prop_assert_eq!(sizes.total(), map.values().sum::<u64>());
+            let mut all = DotSet::new();
+            for (dot, size) in &map {
+                prop_assert_eq!(u64::from(sizes.get(*dot)), *size);
+                all.insert(*dot);
+            }
+            prop_assert_eq!(sizes.of(&all), sizes.total());
+            prop_assert_eq!(sizes.blocks.is_empty(), map.keys().all(|d| d.origin().is_none()));
+        }
+    }
+}
