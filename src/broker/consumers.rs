@@ -12,14 +12,14 @@
 use super::objects::name_of;
 use super::receipts::Receipt;
 use super::receive::{ReceiveRequest, ReceivedMessage, clamp};
-use super::sources::{Address, Reading, Source};
+use super::sources::{Address, Reading};
 use super::standing::Standing;
 use super::{Action, Answer, Broker, Refusal};
 use crate::base::ids::{Generation, RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::names::QueueName;
 use crate::crdt::dot::Dot;
-use crate::protocol::op::{self, ReleaseOutcome, SettleAction, SettleItem};
+use crate::protocol::op::{self, SettleAction, SettleItem};
 use crate::protocol::record::{Kind, Right, State as Stage};
 use crate::replication::settling::Settled;
 use std::collections::{BTreeMap, VecDeque};
@@ -28,86 +28,16 @@ use std::time::Duration;
 use tokio::sync::{Notify, oneshot};
 use tokio_util::sync::CancellationToken;
 
+mod terms;
+
+pub use terms::{End, Farewell, SourceName, Terms, Window};
+
 /// The first pause after the source could not be asked; each next one is twice as long, up to
 /// [`PAUSE_MAX`].
 const PAUSE_MIN: Duration = Duration::from_millis(100);
 const PAUSE_MAX: Duration = Duration::from_secs(5);
 /// How often giving back is tried, with the same pauses.
 const GIVE_BACK_TRIES: u32 = 8;
-
-/// The name of where messages come from, kept: a [`Source`] while it is looked at.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum SourceName {
-    /// A queue.
-    Queue(String),
-    /// A subscription.
-    Subscription {
-        /// Its topic.
-        topic: String,
-        /// Its name there.
-        name: String,
-    },
-}
-
-impl SourceName {
-    /// What it names.
-    #[must_use]
-    pub fn as_source(&self) -> Source<'_> {
-        match self {
-            Self::Queue(name) => Source::Queue(name),
-            Self::Subscription { topic, name } => Source::Subscription { topic, name },
-        }
-    }
-}
-
-/// How many messages may come.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Window {
-    /// At most so many unsettled at a time; each settled one makes room.
-    Unsettled(usize),
-    /// So many, and more as credit is added.
-    Credit(usize),
-}
-
-/// What a consumer wants.
-#[derive(Clone, Debug)]
-pub struct Terms {
-    /// Where from.
-    pub source: SourceName,
-    /// Seconds of each lease; the source's where absent.
-    pub lease_seconds: Option<i32>,
-    /// How many.
-    pub window: Window,
-}
-
-/// Why a consumer gets nothing more.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum End {
-    /// The node stops.
-    Stopping,
-    /// The caller wanted no more.
-    Cancelled,
-    /// The caller may not (or no longer), or the source is gone.
-    Refused(Refusal),
-}
-
-/// What becomes of the unsettled messages of a consumer that ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Farewell {
-    /// They are given back without a failure.
-    HandedBack,
-    /// Each counts a failure.
-    Failed,
-}
-
-impl Farewell {
-    fn outcome(self) -> ReleaseOutcome {
-        match self {
-            Self::HandedBack => ReleaseOutcome::HandedBack,
-            Self::Failed => ReleaseOutcome::Failed,
-        }
-    }
-}
 
 /// A lease: two in one batch differ in the message, two of one message in the requester.
 type LeaseKey = (RequesterId, Dot);

@@ -1,7 +1,9 @@
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::broker::sources::Source;
 use crate::broker::testing::{TestClock, broker_and_clock, log_in, user};
 use crate::broker::{Body, Caller, OutgoingMessage, QueueChange, Settlement};
+use crate::protocol::op::ReleaseOutcome;
 use std::collections::BTreeSet;
 
 struct World {
