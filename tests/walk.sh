@@ -177,6 +177,13 @@ began=$(date +%s%N)
 json POST /v1/queues/orders/leases '{"wait_seconds":20,"auto_ack":true}' "${alice[@]}"; want 200; is '.messages[0].body' 'wake up'; is '.messages[0].receipt' null
 [ $((($(date +%s%N) - began) / 1000000)) -lt 10000 ] || die "a long poll is not woken"
 json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
+json POST /v1/queues/orders/messages '{"messages":[{"body":"pushed"}]}' "${alice[@]}"; want 201
+curl -sN --max-time 2 -o events --cacert data/ca.pem "${alice[@]}" "https://localhost:$port/v1/queues/orders/stream"
+[ $? = 28 ] || die "the event stream ended by itself"
+grep -q '^event: message$' events && sed -n 's/^data: //p' events >body || die "nothing is pushed"
+is .body pushed; is .failure_count 0
+json POST /v1/queues/orders/leases '{"wait_seconds":10}' "${alice[@]}"; want 200; is '.messages[0].failure_count' 1
+call DELETE "/v1/queues/orders/leases/$(field '.messages[0].receipt')" "${alice[@]}"; want 204
 
 key=(-H 'idempotency-key: order-1')
 json POST /v1/queues/orders/messages '{"messages":[{"body":"once","routing_key":"a.b","group":"g"}]}' "${alice[@]}" "${key[@]}"; want 201; is '.results[0].status' stored; id=$(field '.results[0].id')

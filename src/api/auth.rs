@@ -85,8 +85,21 @@ fn parse(header: &str) -> Option<Credentials> {
     None
 }
 
-/// The caller of a request; `None` when it brings no `Authorization` header.
+/// The caller of a request, if its credentials are good for the operation; `None` when it brings
+/// no `Authorization` header.
 async fn authenticate(request: &Request, here: &Here) -> Result<Option<Caller>, Problem> {
+    let caller = identify(request, here).await?;
+    let limited = caller.as_ref().is_some_and(|caller| caller.scopes().is_some());
+    if limited && !here.operation.is_some_and(Operation::takes_scoped_keys) {
+        return Err(
+            Refusal::OutOfScope { needs: "users, sessions, API keys, administration" }.into()
+        );
+    }
+    Ok(caller)
+}
+
+/// Who sends a request, whatever the scopes of its API key: they are still to be looked at.
+pub(super) async fn identify(request: &Request, here: &Here) -> Result<Option<Caller>, Problem> {
     let mut headers = request.headers().get_all(AUTHORIZATION).iter();
     let Some(header) = headers.next() else { return Ok(None) };
     let credentials = match (header.to_str(), headers.next()) {
@@ -107,11 +120,6 @@ async fn authenticate(request: &Request, here: &Here) -> Result<Option<Caller>, 
         other => other,
     })?;
     let _ = here.user.set(caller.name.to_string());
-    if caller.scopes().is_some() && !here.operation.is_some_and(Operation::takes_scoped_keys) {
-        return Err(
-            Refusal::OutOfScope { needs: "users, sessions, API keys, administration" }.into()
-        );
-    }
     Ok(Some(caller))
 }
 

@@ -21,6 +21,7 @@ pub mod httpd;
 pub mod params;
 pub mod payload;
 pub mod problem;
+pub mod push;
 pub mod readiness;
 pub mod resources;
 mod run_to_end;
@@ -34,8 +35,8 @@ use crate::base::seams::{Clock, Rng, Spawn};
 use crate::broker::Broker;
 use httpd::body::{BodyOptions, ReadBody};
 use httpd::in_flight::CapInFlight;
-use poem::endpoint::BoxEndpoint;
-use poem::{EndpointExt, IntoEndpoint as _, Response, Route};
+use poem::endpoint::{BoxEndpoint, make};
+use poem::{EndpointExt, IntoEndpoint as _, Response, Route, get};
 use poem_openapi::OpenApiService;
 use run_to_end::RunToEnd;
 use std::sync::Arc;
@@ -79,6 +80,8 @@ pub struct Shared {
     pub max_body_bytes: usize,
     /// Origins of web pages whose scripts may call.
     pub cors_origins: Vec<String>,
+    /// Places for event streams and WebSockets.
+    pub places: push::Places,
 }
 
 /// The whole API as one endpoint: it answers everything itself and returns no errors.
@@ -95,8 +98,11 @@ pub fn endpoint_behind(
     gate: impl FnOnce(BoxEndpoint<'static>) -> BoxEndpoint<'static>,
 ) -> BoxEndpoint<'static> {
     let service = OpenApiService::new(resources::RESOURCES, spec::TITLE, spec::VERSION);
-    let routes: BoxEndpoint<'static, Response> =
-        docs::routes(Route::new()).nest("/", service.into_endpoint()).map_to_response().boxed();
+    let routes: BoxEndpoint<'static, Response> = docs::routes(Route::new())
+        .at("/v1/connect", get(make(push::connect::connect)))
+        .nest("/", service.into_endpoint())
+        .map_to_response()
+        .boxed();
     let app = Shared {
         broker: app.broker,
         node: app.node.to_string(),
@@ -106,6 +112,7 @@ pub fn endpoint_behind(
         clock: app.clock,
         max_body_bytes: app.max_body_bytes,
         cors_origins: app.cors_origins,
+        places: push::Places::default(),
     };
     front::Front { inner: gate(routes), app: Arc::new(app) }.boxed()
 }

@@ -151,6 +151,46 @@ segments! {
         text(OPAQUE_PATTERN, 1, limits::RECEIPT_CHARS_MAX);
 }
 
+/// Defines a whole number in the query, from 1.
+macro_rules! numbers {
+    ($($(#[$doc:meta])* $name:ident $max:expr;)*) => {$(
+        $(#[$doc])*
+        pub struct $name(i32);
+
+        impl $name {
+            /// The number.
+            #[must_use]
+            pub fn get(&self) -> i32 {
+                self.0
+            }
+        }
+
+        impl QueryValue for $name {
+            fn read(text: &str) -> Result<Self, String> {
+                match text.parse::<i32>() {
+                    Ok(number @ 1..=$max) => Ok(Self(number)),
+                    _ => Err(format!("a number from 1 to {}", $max)),
+                }
+            }
+
+            fn schema() -> MetaSchemaRef {
+                MetaSchemaRef::Inline(Box::new(MetaSchema {
+                    minimum: Some(1.0),
+                    maximum: Some(f64::from($max)),
+                    ..MetaSchema::new_with_format("integer", "int32")
+                }))
+            }
+        }
+    )*};
+}
+
+numbers! {
+    /// Seconds of a lease.
+    LeaseSeconds limits::LEASE_SECONDS_MAX;
+    /// Unsettled messages of an event stream.
+    InFlightMax limits::STREAM_IN_FLIGHT_MAX;
+}
+
 /// The value of a query parameter.
 pub trait QueryValue: Sized + Send {
     /// Reads it.

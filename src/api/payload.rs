@@ -230,6 +230,33 @@ impl ApiResponse for Exposition {
     fn register(_registry: &mut Registry) {}
 }
 
+/// A successful answer in server-sent events, which goes on.
+pub struct EventStream(pub poem::Body);
+
+impl EventStream {
+    /// Its content type.
+    pub const CONTENT_TYPE: &'static str = "text/event-stream";
+}
+
+impl IntoResponse for EventStream {
+    fn into_response(self) -> Response {
+        Response::builder()
+            .content_type(Self::CONTENT_TYPE)
+            // What lies in a proxy's buffer is not received.
+            .header("x-accel-buffering", "no")
+            .body(self.0)
+    }
+}
+
+impl ApiResponse for EventStream {
+    fn meta() -> MetaResponses {
+        let schema = MetaSchemaRef::Inline(Box::new(MetaSchema::new("string")));
+        success(200, vec![MetaMediaType { content_type: Self::CONTENT_TYPE, schema }])
+    }
+
+    fn register(_registry: &mut Registry) {}
+}
+
 /// The one success that the handlers' types tell of; the operations table knows the statuses.
 fn success(status: u16, content: Vec<MetaMediaType>) -> MetaResponses {
     let response = MetaResponse {

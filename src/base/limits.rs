@@ -41,6 +41,39 @@ pub const BODIES_BYTES_MAX: usize = 256 << 20;
 /// Time an operation may take, waits for messages apart [R54].
 pub const OPERATION_TIME: Duration = Duration::from_secs(10);
 
+/// Event streams and WebSockets open at once; above it 503 `overloaded`. Metric
+/// `tertulia_push_connections`.
+pub const PUSH_CONNECTIONS_MAX: usize = 5_000;
+/// Consumers of one WebSocket; above it 429 `quota`.
+pub const CONSUMERS_PER_CONNECTION_MAX: usize = 100;
+/// Operations at once on one WebSocket; above it nothing more is read from it.
+pub const CONNECTION_OPERATIONS_MAX: usize = 16;
+/// Messages a consumer may still be sent: its credit.
+pub const CREDIT_MAX: i32 = 1_000;
+/// Messages that one consumer may hold unsettled; above it nothing is pushed to it.
+pub const CONSUMER_UNSETTLED_MAX: usize = 10_000;
+/// Messages that an event stream's client may hold unsettled.
+pub const STREAM_IN_FLIGHT_MAX: i32 = 100;
+/// The same where the client says nothing.
+pub const STREAM_IN_FLIGHT_DEFAULT: i32 = 10;
+/// Messages leased ahead for a consumer.
+pub const CONSUMER_AHEAD_MAX: usize = 16;
+/// Bytes of bodies leased ahead for a consumer; one message always fits.
+pub const CONSUMER_AHEAD_BYTES_MAX: usize = 256 << 10;
+/// Time for which a message leased ahead may lie before it is given back, in ms; half its lease
+/// where that is shorter.
+pub const CONSUMER_AHEAD_MS_MAX: u64 = 10_000;
+/// How often a consumer's leases, rights and session are looked at when nothing else happens.
+pub const CONSUMER_PERIOD: Duration = Duration::from_secs(1);
+/// Silence after which an event stream gets a comment.
+pub const STREAM_COMMENT_PERIOD: Duration = Duration::from_secs(15);
+/// Time a WebSocket's client has for its first frame, if it brought no credentials.
+pub const HELLO_TIME: Duration = Duration::from_secs(5);
+/// How often a WebSocket's client is asked for a sign of life.
+pub const PING_PERIOD: Duration = Duration::from_secs(20);
+/// Silence after which a WebSocket is closed.
+pub const SILENCE_TIME: Duration = Duration::from_secs(60);
+
 /// Messages in one send.
 pub const SEND_BATCH_MAX: usize = 100;
 /// Messages in one receive.

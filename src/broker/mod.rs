@@ -11,6 +11,7 @@ mod audit;
 mod basic_cache;
 pub mod browse;
 mod changes;
+pub mod consumers;
 mod cursors;
 pub mod deletions;
 mod first_admin;
@@ -35,6 +36,7 @@ mod settings;
 mod settings_tests;
 pub mod settle;
 pub mod sources;
+pub mod standing;
 pub mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -44,6 +46,7 @@ pub mod users;
 
 pub use crate::message::envelope::{Body, DeathReason};
 pub use crate::protocol::op::ReleaseOutcome;
+pub use consumers::{Consumer, End, Farewell, SourceName, Window};
 pub use deletions::{Deleted, Messages};
 pub use publish::PublishResult;
 pub use queues::QueueChange;
@@ -128,6 +131,8 @@ pub struct Broker {
     /// Streams whose data is to be dropped: their delete record is positive.
     dropped: Mutex<BTreeSet<Generation>>,
     basic: BasicCache,
+    /// Who is told when a pushed message is settled.
+    consumers: consumers::Told,
     /// Failed logins, by user name, existing or not.
     failures: Rates<UserName>,
     /// Passwords checked, by address.
@@ -158,6 +163,7 @@ impl Broker {
             deletions: Notify::new(),
             dropped: Mutex::default(),
             basic,
+            consumers: consumers::Told::default(),
             failures: Rates::new(limits::FAILED_LOGINS_PER_MINUTE),
             logins: Rates::new(limits::LOGINS_PER_MINUTE),
             registrations: Rates::new(limits::REGISTRATIONS_PER_MINUTE),

@@ -90,6 +90,18 @@ impl Broker {
         by: &Caller,
         source: Source<'_>,
         request: ReceiveRequest,
+        idle: impl FnMut() + Send,
+    ) -> Answer<Vec<ReceivedMessage>> {
+        self.receive_within(by, source, request, limits::RECEIVE_BYTES_MAX, idle).await
+    }
+
+    /// The same with another bound on the bytes of all bodies; one message always fits.
+    pub(super) async fn receive_within(
+        &self,
+        by: &Caller,
+        source: Source<'_>,
+        request: ReceiveRequest,
+        bytes_max: usize,
         mut idle: impl FnMut() + Send,
     ) -> Answer<Vec<ReceivedMessage>> {
         metrics::counter!("tertulia_receives_total").increment(1);
@@ -121,7 +133,7 @@ impl Broker {
                 listening = listen.map_err(|why| self.refusal_of(&reading.address, why))?;
                 continue;
             }
-            let granted = self.look(by, &reading, &request).await?;
+            let granted = self.look(by, &reading, &request, bytes_max).await?;
             if !granted.deliveries.is_empty() {
                 return self.hand_out(&reading, granted, request.auto_ack).await;
             }
@@ -145,6 +157,7 @@ impl Broker {
         by: &Caller,
         reading: &Reading,
         request: &ReceiveRequest,
+        bytes_max: usize,
     ) -> Answer<Granted> {
         let seconds = request.lease_seconds.unwrap_or(reading.lease_seconds);
         let key = request.key.as_deref();
@@ -156,7 +169,7 @@ impl Broker {
             from_dead: request.from_dead,
             // What is paused may still be repeated and taken from the dead.
             max: if reading.is_paused && !request.from_dead { 0 } else { max },
-            bytes_max: limits::RECEIVE_BYTES_MAX,
+            bytes_max,
             duration_ms: u64::try_from(seconds).unwrap_or(0) * 1_000,
             in_flight_max: reading.in_flight_max,
             retention_ms: reading.retention_ms,

@@ -110,6 +110,7 @@ impl Broker {
                 let action = settlements[i].action;
                 let outcome = settled[i].unwrap_or(Settled::Unknown);
                 count(action, outcome);
+                self.tell_consumer(&receipt, action, outcome);
                 self.verdict(&reading.address, &receipt, action, outcome, elapsed_ms)
             }
         };
@@ -168,8 +169,7 @@ fn item_of(receipt: &Receipt, action: Action) -> SettleItem {
             SettleAction::Release { outcome, delay_ms: delay_seconds.map(ms) }
         }
     };
-    let Receipt { place, requester, counter, receive_count, failure_count, .. } = *receipt;
-    SettleItem { place, requester, counter, receive_count, failure_count, action }
+    receipt.item(action)
 }
 
 /// Each receipt once: two words about one message in one request contradict each other.

@@ -42,7 +42,7 @@ impl Broker {
         }
     }
 
-    fn live_stream(&self, record: &Record) -> Option<StreamRef> {
+    pub(super) fn live_stream(&self, record: &Record) -> Option<StreamRef> {
         if record.state != State::Live {
             return None;
         }

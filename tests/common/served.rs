@@ -112,6 +112,11 @@ impl Served {
         }
         let answer = request.send().await.unwrap();
         let status = answer.status().as_u16();
+        // An event stream goes on for as long as somebody listens.
+        let kind = answer.headers().get("content-type");
+        if kind.is_some_and(|kind| kind == "text/event-stream") {
+            return Answer { status, body: Value::Null };
+        }
         let body = answer.bytes().await.unwrap();
         Answer { status, body: serde_json::from_slice(&body).unwrap_or_default() }
     }

@@ -168,6 +168,18 @@ impl ReadBody {
     }
 }
 
+/// The memory of all bodies, for whoever reads bodies of another kind; in each request's data.
+#[derive(Clone)]
+pub struct BodyMemory(Arc<Semaphore>);
+
+impl BodyMemory {
+    /// Holds none of it yet.
+    #[must_use]
+    pub fn hold(&self) -> Held {
+        Held::none(&self.0)
+    }
+}
+
 type Frames = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
 
 fn declared_bytes(request: &Request) -> Option<usize> {
@@ -197,7 +209,7 @@ async fn collect(
         if needed > body.capacity() {
             let roomy = (body.capacity() * 2).max(declared.unwrap_or(0).min(FIRST_BYTES));
             let capacity = roomy.min(most).max(needed);
-            held.grow_to(capacity)?;
+            held.grow_to(capacity).map_err(|BodiesFull| Refusal::Full)?;
             body.reserve_exact(capacity - body.len());
         }
         body.extend_from_slice(&frame);
@@ -205,8 +217,8 @@ async fn collect(
     Ok(Bytes::from(body))
 }
 
-/// The memory one body takes.
-struct Held {
+/// The memory one body takes, until this is dropped.
+pub struct Held {
     memory: Arc<Semaphore>,
     kib: usize,
     permits: Vec<OwnedSemaphorePermit>,
@@ -217,11 +229,21 @@ impl Held {
         Self { memory: memory.clone(), kib: 0, permits: Vec::new() }
     }
 
-    fn grow_to(&mut self, bytes: usize) -> Result<(), Refusal> {
+    /// Holds so many bytes.
+    ///
+    /// # Errors
+    /// [`BodiesFull`], and it holds what it held.
+    pub fn grow_to(&mut self, bytes: usize) -> Result<(), BodiesFull> {
         let more = bytes.div_ceil(1 << 10).saturating_sub(self.kib);
-        let permits = u32::try_from(more).map_err(|_| Refusal::Full)?;
-        let taken = self.memory.clone().try_acquire_many_owned(permits);
-        self.permits.push(taken.map_err(|_| Refusal::Full)?);
+        if more == 0 {
+            return Ok(());
+        }
+        let permits = u32::try_from(more).map_err(|_| BodiesFull)?;
+        let taken = self.memory.clone().try_acquire_many_owned(permits).map_err(|_| BodiesFull)?;
+        match self.permits.first_mut() {
+            Some(permits) => permits.merge(taken),
+            None => self.permits.push(taken),
+        }
         self.kib += more;
         metrics::gauge!("tertulia_http_body_bytes").increment((more << 10) as f64);
         Ok(())
@@ -273,6 +295,7 @@ impl<E: Endpoint> Endpoint for BodyRead<E> {
     type Output = Response;
 
     async fn call(&self, mut request: Request) -> poem::Result<Self::Output> {
+        request.set_data(BodyMemory(self.read.memory.clone()));
         let _held = self.read.fill(&mut request).await.map_err(Refusal::into_error)?;
         self.inner.call(request).await.map(IntoResponse::into_response)
     }

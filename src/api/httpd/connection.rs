@@ -1,6 +1,7 @@
 //! One connection: handshake, protocol, requests, end.
 
 use super::io::{Answering, Answers, Guarded, Refuse};
+use super::upgraded::Upgrades;
 use super::{App, Options, refusal, tls};
 use crate::base::seams::{Spawn, Stream};
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 use tokio::io::AsyncReadExt as _;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -39,17 +41,19 @@ pub(super) struct Door {
     pub(super) cut: CancellationToken,
 }
 
-/// Counts the connection while it is open.
-struct Counted;
+/// An open connection: counted, and holding one of the listener's places.
+pub(super) struct Place {
+    _slot: OwnedSemaphorePermit,
+}
 
-impl Counted {
-    fn new() -> Self {
+impl Place {
+    fn new(slot: OwnedSemaphorePermit) -> Arc<Self> {
         metrics::gauge!("tertulia_http_connections").increment(1.0);
-        Self
+        Arc::new(Self { _slot: slot })
     }
 }
 
-impl Drop for Counted {
+impl Drop for Place {
     fn drop(&mut self) {
         metrics::gauge!("tertulia_http_connections").decrement(1.0);
     }
@@ -57,15 +61,20 @@ impl Drop for Counted {
 
 impl Door {
     /// Serves one connection to its end.
-    pub(super) async fn serve(self: Arc<Self>, stream: Box<dyn Stream>, far: SocketAddr) {
-        let _counted = Counted::new();
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        stream: Box<dyn Stream>,
+        far: SocketAddr,
+        slot: OwnedSemaphorePermit,
+    ) {
+        let place = Place::new(slot);
         // Before its first bytes a connection has asked for nothing: a stop ends it at once.
         let opened = tokio::select! {
             opened = self.open(stream) => opened,
             () = self.stop.cancelled() => return,
         };
         let ended = match opened {
-            Ok((Protocol::Http1, stream)) => self.serve_http1(stream, far).await,
+            Ok((Protocol::Http1, stream)) => self.serve_http1(stream, far, &place).await,
             Ok((Protocol::Http2, stream)) => self.serve_http2(stream, far).await,
             Err(error) => {
                 let reason = if self.tls.is_some() { "handshake" } else { "silent" };
@@ -91,7 +100,12 @@ impl Door {
         tokio::time::timeout(self.options.header_time, first).await?
     }
 
-    async fn serve_http1(self: &Arc<Self>, mut stream: Guests, far: SocketAddr) -> Ended {
+    async fn serve_http1(
+        self: &Arc<Self>,
+        mut stream: Guests,
+        far: SocketAddr,
+        place: &Arc<Place>,
+    ) -> Ended {
         let answering = Answering::default();
         let app = self.app.clone();
         let refuse: Refuse = Box::new(move |bare| Box::pin(refusal::answer(app.clone(), bare)));
@@ -102,15 +116,20 @@ impl Door {
             .header_read_timeout(self.options.idle_time)
             .max_buf_size(self.options.header_bytes_max);
         let (door, scheme) = (self.clone(), self.scheme());
+        let place = place.clone();
         let service = service_fn(move |r| {
-            let (began, answer) = (answering.begin(), door.clone().answer(r, far, scheme.clone()));
+            // Shared with an upgraded connection, whose bytes are no header either.
+            let began = Arc::new(answering.begin());
+            let upgrades =
+                Upgrades { door: door.clone(), hold: Arc::new((place.clone(), began.clone())) };
+            let answer = door.clone().answer(r, far, scheme.clone(), Some(upgrades));
             async move {
                 let answer = answer.await?;
                 Ok::<_, Infallible>(answer.map(|body| Answer { body, _answers: began }))
             }
         });
-        let connection = builder.serve_connection(TokioIo::new(stream), service);
-        self.drive(connection, http1::Connection::graceful_shutdown).await
+        let connection = builder.serve_connection(TokioIo::new(stream), service).with_upgrades();
+        self.drive(connection, http1::UpgradeableConnection::graceful_shutdown).await
     }
 
     async fn serve_http2(self: &Arc<Self>, stream: Guests, far: SocketAddr) -> Ended {
@@ -125,7 +144,7 @@ impl Door {
             .keep_alive_interval(HTTP2_PING_PERIOD)
             .keep_alive_timeout(HTTP2_PING_TIME);
         let (door, scheme) = (self.clone(), self.scheme());
-        let service = service_fn(move |r| door.clone().answer(r, far, scheme.clone()));
+        let service = service_fn(move |r| door.clone().answer(r, far, scheme.clone(), None));
         let connection = builder.serve_connection(TokioIo::new(stream), service);
         self.drive(connection, http2::Connection::graceful_shutdown).await
     }
@@ -155,10 +174,14 @@ impl Door {
         request: hyper::Request<Incoming>,
         far: SocketAddr,
         scheme: Scheme,
+        upgrades: Option<Upgrades>,
     ) -> Result<hyper::Response<BoxBody<Bytes, io::Error>>, Infallible> {
         let local = LocalAddr(Addr::SocketAddr(self.local));
         let remote = RemoteAddr(Addr::SocketAddr(far));
         let mut request = Request::from((request, local, remote, scheme));
+        if let Some(upgrades) = upgrades {
+            request.set_data(upgrades);
+        }
         if let Some(refused) = refusal::judge(&request, self.options.header_bytes_max) {
             request.set_data(refused);
         }
@@ -205,7 +228,7 @@ async fn first_bytes(
 /// The body of an HTTP/1.1 answer: the request is being answered until it is handed over.
 struct Answer {
     body: BoxBody<Bytes, io::Error>,
-    _answers: Answers,
+    _answers: Arc<Answers>,
 }
 
 impl Body for Answer {

@@ -85,6 +85,28 @@ impl InFlight {
     }
 }
 
+impl InFlight {
+    /// Another slot of the same node, for a piece of work that is as good as a request.
+    ///
+    /// # Errors
+    /// [`TooManyRequests`], when all slots are taken.
+    pub fn another(&self) -> Result<Working, TooManyRequests> {
+        match self.0.slots.clone().try_acquire_owned() {
+            Ok(permit) => Ok(Working { _held: Held::new(permit) }),
+            Err(_) => {
+                let reason = "too_many_requests";
+                metrics::counter!("tertulia_http_refused_total", "reason" => reason).increment(1);
+                Err(TooManyRequests)
+            }
+        }
+    }
+}
+
+/// A slot, until it is dropped.
+pub struct Working {
+    _held: Held,
+}
+
 /// A request that waits without a slot. Dropped, it goes on without one: right for a request
 /// that ends, wrong for one that has work before it.
 pub struct Paused(Arc<Slot>);

@@ -15,6 +15,7 @@ pub mod in_flight;
 mod io;
 pub mod refusal;
 mod tls;
+pub mod upgraded;
 
 use crate::base::limits;
 use crate::base::seams::{Listener, Spawn, Stream};
@@ -119,8 +120,7 @@ async fn accept_all(listener: Box<dyn Listener>, door: &Arc<Door>, slots: &Arc<S
         let (stream, far) = next_stream(listener.as_ref()).await;
         let guests = door.clone();
         let served = async move {
-            let _slot = slot;
-            guests.serve(stream, far).await;
+            guests.serve(stream, far, slot).await;
         };
         door.spawn.task(Box::pin(door.tasks.track_future(served)));
     }

@@ -122,7 +122,9 @@ pub(super) async fn receive_from(
 
 /// A batch of which something is stored is a success that tells of each message. One of which
 /// nothing is stored never is: it is the problem of its first message, and tells of each.
-pub(super) fn judge_batch(results: Vec<broker::SendResult>) -> Result<SendResponse, Problem> {
+pub(in crate::api) fn judge_batch(
+    results: Vec<broker::SendResult>,
+) -> Result<SendResponse, Problem> {
     let judged = results.into_iter().enumerate();
     let judged: Vec<_> = judged.map(|(i, result)| SendResult::new(i, result.status)).collect();
     let failed_count = judged.iter().filter(|(_, problem)| problem.is_some()).count();

@@ -14,6 +14,8 @@ pub mod topic_messages;
 pub mod topics;
 pub mod users;
 
+use super::push::event_stream::Streams;
+
 /// All handlers, as one description of the API.
 pub type Resources = (
     users::Users,
@@ -23,6 +25,7 @@ pub type Resources = (
     grants::Grants,
     messages::Messages,
     browse::Browsing,
+    Streams,
     settlements::Settlements,
     topics::Topics,
     topics::Grants,
@@ -40,6 +43,7 @@ pub const RESOURCES: Resources = (
     grants::Grants,
     messages::Messages,
     browse::Browsing,
+    Streams,
     settlements::Settlements,
     topics::Topics,
     topics::Grants,

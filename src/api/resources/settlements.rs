@@ -10,8 +10,7 @@ use crate::api::dto::settlements::{
 use crate::api::params::{Path, QueueSegment, ReceiptSegment};
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
-use crate::broker::Source;
-use crate::broker::{Action, Fault, Lease, Refusal, Settlement};
+use crate::broker::{Action, Broker, Caller, Fault, Lease, Refusal, Settlement, Source};
 use poem_openapi::OpenApi;
 
 /// The handlers of `/queues/{queue}/leases/{receipt}` and `/queues/{queue}/settlements`.
@@ -29,7 +28,14 @@ impl Settlements {
         /// The receipt that `receive_messages` gave: paste yours.
         receipt: Path<ReceiptSegment>,
     ) -> Result<Empty, Problem> {
-        settle_one(&auth, Source::Queue(&queue.0.0), receipt.0.0, Action::Ack).await?;
+        settle_one(
+            &auth.app.broker,
+            &auth.caller,
+            Source::Queue(&queue.0.0),
+            receipt.0.0,
+            Action::Ack,
+        )
+        .await?;
         Ok(Empty::done())
     }
 
@@ -64,7 +70,7 @@ impl Settlements {
     ) -> Result<Empty, Problem> {
         let source = Source::Queue(&queue.0.0);
         let action = release(body.0.outcome, body.0.delay_seconds);
-        settle_one(&auth, source, receipt.0.0, action).await?;
+        settle_one(&auth.app.broker, &auth.caller, source, receipt.0.0, action).await?;
         Ok(Empty::done())
     }
 
@@ -128,20 +134,21 @@ pub(super) async fn extend_one(
     body: &LeaseExtension,
 ) -> Result<Answer<LeaseView>, Problem> {
     let action = Action::Extend { lease_seconds: body.lease_seconds };
-    let lease = settle_one(auth, source, receipt.clone(), action).await?;
+    let lease = settle_one(&auth.app.broker, &auth.caller, source, receipt.clone(), action).await?;
     let lease = lease.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
     Ok(Answer::ok(LeaseView::new(receipt, &lease)))
 }
 
 /// Settles one lease.
-pub(super) async fn settle_one(
-    auth: &Auth,
+pub(in crate::api) async fn settle_one(
+    broker: &Broker,
+    by: &Caller,
     source: Source<'_>,
     receipt: String,
     action: Action,
 ) -> Result<Option<Lease>, Problem> {
     let settlement = vec![Settlement { receipt, action }];
-    let settling = auth.app.broker.settle(&auth.caller, source, settlement);
+    let settling = broker.settle(by, source, settlement);
     let verdicts = settling.await.map_err(|refusal| match refusal {
         Refusal::Invalid(mut faults) => {
             for fault in &mut faults {

@@ -91,7 +91,14 @@ impl TopicMessages {
         /// The receipt that `receive_subscription_messages` gave: paste yours.
         receipt: Path<ReceiptSegment>,
     ) -> Result<Empty, Problem> {
-        settle_one(&auth, source(&topic, &subscription), receipt.0.0, Action::Ack).await?;
+        settle_one(
+            &auth.app.broker,
+            &auth.caller,
+            source(&topic, &subscription),
+            receipt.0.0,
+            Action::Ack,
+        )
+        .await?;
         Ok(Empty::done())
     }
 
@@ -133,8 +140,14 @@ impl TopicMessages {
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
         let source = source(&topic, &subscription);
-        settle_one(&auth, source, receipt.0.0, release(body.0.outcome, body.0.delay_seconds))
-            .await?;
+        settle_one(
+            &auth.app.broker,
+            &auth.caller,
+            source,
+            receipt.0.0,
+            release(body.0.outcome, body.0.delay_seconds),
+        )
+        .await?;
         Ok(Empty::done())
     }
 

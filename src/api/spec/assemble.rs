@@ -22,7 +22,20 @@ node.\n\nTo try it here: `register_user`, then **Authorize** with *basic* (name 
 two. Then `put_queue`, `send_messages`, `receive_messages`, and `ack_message` with the receipt \
 that you received.\n\nEverything that fails is an RFC 9457 `application/problem+json`; branch on \
 its `code`. Words in `code`, `status` and `state` may grow: take one you do not know as \"other\". \
-Optional fields are left out, never null.";
+Optional fields are left out, never null.\n\nThe permanent connection is the WebSocket \
+`GET /v1/connect` (subprotocol `tertulia.v1`). Authenticate by `Authorization`, or within 5 s by \
+the first frame `{\"op\":\"hello\",\"ref\":1,\"token\":\"…\"}`. Frames are JSON texts. You \
+send `{\"op\", \"ref\", …}`: `send` (`queue`, `messages`), `subscribe` (`queue`, or `topic` and \
+`subscription`; `credit` of 1 to 1000, `lease_seconds`), `credit` (`consumer`, `credit`: adds), `unsubscribe` (`consumer`), `ack` \
+(`receipt`), `extend` (`receipt`, `lease_seconds`), `release` (`receipt`, `outcome`). Each is \
+answered by `{\"ref\", \"status\", \"body\"}`, status and body of the REST route, in the order in \
+which they are done; `subscribe` by `{\"consumer\"}`. Messages come as `{\"event\": \"message\", \
+\"consumer\", \"message\": ReceivedMessage}` while credit lasts; a consumer that may receive no more \
+as `{\"event\": \"ended\", \"consumer\", \"problem\": Problem}`. Answer pings: after 60 s of \
+silence the node closes. Close with 1000 to hand unsettled messages back without a failure; any \
+other end counts one each. A session that ends closes with 4401; a node that stops sends \
+`{\"event\": \"closing\"}` and closes with 1001. A browser's `Origin` must be this node's or listed \
+in `http.cors_origins`.";
 
 /// The whole document.
 #[must_use]
@@ -172,10 +185,10 @@ fn responses(row: &Operation, generated: &Value) -> Value {
 }
 
 fn answer_with_example(mut content: Value) -> Value {
-    for (_, media) in content.as_mapping_mut().into_iter().flatten() {
+    for (kind, media) in content.as_mapping_mut().into_iter().flatten() {
         let schema = &media["schema"];
         let name = schema.get("$ref").and_then(Value::as_str).and_then(|r| r.rsplit('/').next());
-        let name = name.unwrap_or("string");
+        let name = name.or(kind.as_str()).unwrap_or_default();
         let example = examples::answer(name);
         media["example"] = parsed(&example.unwrap_or_else(|| panic!("`{name}` has no example")));
     }

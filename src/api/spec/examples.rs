@@ -172,7 +172,10 @@ fn message_answer(schema: &str) -> Option<String> {
         "RedriveResult" => r#"{"moved_count": 2, "remaining_count": 0}"#,
         "Liveness" => r#"{"status": "live"}"#,
         "Readiness" => r#"{"ready": true}"#,
-        "string" => r#""tertulia_http_connections 1\n""#,
+        "text/plain" => r#""tertulia_http_connections 1\n""#,
+        "text/event-stream" => {
+            r#""event: message\nid: Xk2abcdefgh\ndata: {\"id\":\"Xk2abcdefgh\"}\n\n""#
+        }
         _ => return None,
     };
     Some(text.to_owned())

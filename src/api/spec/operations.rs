@@ -193,7 +193,8 @@ pub const TAGS: &[(&str, &str)] = &[
 ];
 
 /// The paths that are served beside the operations, all by `GET`.
-pub const DOCUMENTS: &[&str] = &["/openapi.json", "/openapi.yaml", "/docs", "/docs/"];
+pub const DOCUMENTS: &[&str] =
+    &["/openapi.json", "/openapi.yaml", "/docs", "/docs/", "/v1/connect"];
 
 macro_rules! operations {
     ($($id:ident $method:ident $path:literal $tag:ident $needs:expr;
@@ -322,6 +323,13 @@ operations! {
         [FORBIDDEN, QUEUE_NOT_FOUND, IN_FLIGHT_LIMIT]
         "A message is yours until its lease ends; then it is ready again. At most 8 MiB of bodies \
         come at once, and always at least one message.";
+    stream_messages GET "/v1/queues/{queue}/stream" messages Right("receive");
+        [200 "Server-sent events, for as long as you listen."] [FORBIDDEN, QUEUE_NOT_FOUND]
+        "Messages come by themselves: `event: message` with one `ReceivedMessage` as JSON in \
+        `data`, its id in `id`; a comment every 15 seconds; `event: closing` before the node ends \
+        it. Settle by the routes below: at most `max_in_flight` messages are unsettled at a time. \
+        When the connection ends, unsettled messages are released at once and count a failure \
+        each; release them first to hand them back.";
     ack_message DELETE "/v1/queues/{queue}/leases/{receipt}" messages Right("receive");
         [204 "The message is settled for good, now or before."]
         [FORBIDDEN, QUEUE_NOT_FOUND, LEASE_LOST, RECEIPT_INVALID]
