@@ -1,7 +1,7 @@
 //! Looking without touching, and the operations of people: delete one, purge, redrive.
 
 use super::coordinator::{Coordinator, StreamRef};
-use super::dispatcher::{Found, open};
+use super::opening::{Found, open};
 use super::peers::CallError;
 use super::scan;
 use super::settling::Settled;

@@ -10,16 +10,15 @@ use super::rules;
 use super::scan;
 use super::stream_cell::{LeftOver, MemoryBudget, StreamCell};
 use crate::base::clock::ServiceClock;
-use crate::base::hlc::{Hlc, HlcClock};
+use crate::base::hlc::HlcClock;
 use crate::base::ids::{Boot, Generation, NodeId, SubscriptionId};
 use crate::base::seams::{Spawn, blocking};
-use crate::crdt::dot::Dot;
 use crate::layout::view::ViewId;
 use crate::message::envelope::{Envelope, Kept};
 use crate::metadata::Catalog;
 use crate::protocol::op::{
     Answer, Change, LeaseOp, LeaseVote, OpHeader, Purpose, Refusal, Reply, Request, Seal, SettleOp,
-    StoreOp, StoreVote, SubscriptionOp, Voter,
+    SubscriptionOp, Voter,
 };
 use crate::protocol::stream::{Bounds, Stream, StreamKind};
 use crate::store::{Admission, Refused, Store, Ticket, WriteClass};
@@ -58,9 +57,9 @@ type Cells = BTreeMap<Generation, Arc<OnceCell<Arc<StreamCell>>>>;
 
 /// This node's copy of its streams.
 pub struct Replica {
-    parts: ReplicaParts,
+    pub(super) parts: ReplicaParts,
     cells: Mutex<Cells>,
-    budget: Arc<MemoryBudget>,
+    pub(super) budget: Arc<MemoryBudget>,
     left_over: Arc<LeftOver>,
 }
 
@@ -153,7 +152,7 @@ impl Replica {
     }
 
     /// What a stream is, and what bounds it; `None` when no record knows it.
-    fn bounds(&self, generation: Generation) -> Option<(StreamKind, Bounds)> {
+    pub(super) fn bounds(&self, generation: Generation) -> Option<(StreamKind, Bounds)> {
         rules::stream(&self.parts.catalog, generation)
     }
 
@@ -225,7 +224,7 @@ impl Replica {
         })
     }
 
-    fn check_view(&self, header: &OpHeader) -> Result<(), Refusal> {
+    pub(super) fn check_view(&self, header: &OpHeader) -> Result<(), Refusal> {
         if header.view == self.parts.view { Ok(()) } else { Err(Refusal::ViewChanged) }
     }
 
@@ -244,7 +243,7 @@ impl Replica {
         self.parts.store.submit(admission, row_ops(generation, stream, changes))
     }
 
-    async fn reply(&self, ticket: Ticket, answer: Answer) -> Result<Reply, StoreFailed> {
+    pub(super) async fn reply(&self, ticket: Ticket, answer: Answer) -> Result<Reply, StoreFailed> {
         let commit = ticket.await.map_err(|_| StoreFailed)?;
         let voter = Voter { node: self.parts.node, boot: self.parts.boot, commit };
         Ok(Reply { voter, answer })
@@ -256,75 +255,6 @@ impl Replica {
         let commit = self.parts.store.commit_number();
         let voter = Voter { node: self.parts.node, boot: self.parts.boot, commit };
         Reply { voter, answer: Answer::Refused(refusal) }
-    }
-
-    /// Mints, seals and stores messages in one decision: the coordinator's own vote. `dots`: the
-    /// names of those that have one already. `seal` gets each message's dot and stamp.
-    ///
-    /// # Errors
-    /// [`Refusal`], and no number was drawn.
-    pub fn originate(
-        &self,
-        cell: &Arc<StreamCell>,
-        header: OpHeader,
-        admission: Admission,
-        dots: &[Option<Dot>],
-        mut seal: impl FnMut(usize, Dot, Hlc) -> Arc<Envelope>,
-    ) -> Result<(StoreOp, Vec<StoreVote>, Ticket), Refusal> {
-        self.check_view(&header)?;
-        let (_, bounds) = self.bounds(cell.generation).ok_or(Refusal::Sealed)?;
-        let keep = self.budget.has_room();
-        let now_ms = self.parts.service.now_ms();
-        let stored = cell.decide(|stream| {
-            stream.may_store(header.record_version)?;
-            let mut minted = 0;
-            let mut envelopes = Vec::with_capacity(dots.len());
-            for (i, named) in dots.iter().enumerate() {
-                let dot = named.unwrap_or_else(|| {
-                    minted += 1;
-                    stream.mint(minted - 1)
-                });
-                envelopes.push(seal(i, dot, self.parts.hlc.now()));
-            }
-            let op = StoreOp { header, envelopes, closed: Vec::new() };
-            let (votes, changes) = stream.store(&op, bounds, now_ms, keep)?;
-            let next = stream.next_wake_ms();
-            Ok((op, votes, self.submit(admission, cell.generation, stream, changes), next))
-        });
-        let (op, votes, ticket, next) = stored?;
-        self.after_store(cell, &op, next);
-        Ok((op, votes, ticket))
-    }
-
-    /// Wakes whoever waits for what was stored.
-    fn after_store(&self, cell: &Arc<StreamCell>, op: &StoreOp, next: Option<u64>) {
-        if let Some(at_ms) = next {
-            self.parts.lapses.watch(cell, at_ms);
-        }
-        let mut news: BTreeMap<SubscriptionId, usize> = BTreeMap::new();
-        for header in op.envelopes.iter().map(|envelope| &envelope.header) {
-            if header.set_version == 0 {
-                *news.entry(SubscriptionId::QUEUE).or_default() += 1;
-            }
-            for id in &header.matched {
-                *news.entry(*id).or_default() += 1;
-            }
-        }
-        for (id, count) in news {
-            cell.ring(id, count);
-        }
-    }
-
-    /// The vote that a ticket of [`Replica::originate`] becomes.
-    ///
-    /// # Errors
-    /// [`StoreFailed`].
-    pub async fn stored(
-        &self,
-        ticket: Ticket,
-        votes: Vec<StoreVote>,
-    ) -> Result<Reply, StoreFailed> {
-        self.reply(ticket, Answer::Stored(votes)).await
     }
 
     /// The vote that a ticket of [`Replica::lease`] becomes.
@@ -357,56 +287,6 @@ impl Replica {
             Ok((ticket, answer)) => self.reply(ticket, answer).await,
             Err(refusal) => Ok(self.refuse(refusal)),
         }
-    }
-
-    async fn store_op(&self, op: &StoreOp) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(&op.header)?;
-        for envelope in &op.envelopes {
-            // A stamp far ahead is refused, not merged [F24]; of a copy it is its source's.
-            if envelope.header.hop == 0 {
-                self.parts.hlc.observe(envelope.header.hlc).map_err(|_| Refusal::ClockAhead)?;
-            }
-        }
-        let cell = self.cell(op.header.stream).await?;
-        let (_, bounds) = self.bounds(cell.generation).ok_or(Refusal::Sealed)?;
-        self.compare_known(&cell, op).await?;
-        let bytes = op.envelopes.iter().map(|e| e.sealed.len() + ROW_BYTES).sum();
-        let admission = self.admit(WriteClass::Growth, bytes)?;
-        let (keep, now_ms) = (self.budget.has_room(), self.parts.service.now_ms());
-        let (votes, ticket, next) = cell.decide(|stream| {
-            let (votes, changes) = stream.store(op, bounds, now_ms, keep)?;
-            let next = stream.next_wake_ms();
-            Ok((votes, self.submit(admission, cell.generation, stream, changes), next))
-        })?;
-        self.after_store(&cell, op, next);
-        Ok((ticket, Answer::Stored(votes)))
-    }
-
-    /// A known dot with another content is refused [R11]. Of keyed dots the state itself knows.
-    async fn compare_known(&self, cell: &StreamCell, op: &StoreOp) -> Result<(), Refusal> {
-        let known: Vec<Arc<Envelope>> = cell.decide(|stream| {
-            let is_known = |e: &&Arc<Envelope>| {
-                !matches!(e.header.dot, Dot::Keyed(_)) && stream.is_present(e.header.dot)
-            };
-            op.envelopes.iter().filter(is_known).cloned().collect()
-        });
-        if known.is_empty() {
-            return Ok(());
-        }
-        let (store, generation) = (self.parts.store.clone(), cell.generation);
-        // The row may still be on its way to the disk.
-        store.barrier().await.map_err(|_| Refusal::Stopping)?;
-        let same = move || {
-            known.iter().all(|e| {
-                let place = (e.header.hlc, e.header.dot);
-                let stored = scan::message(&store, generation, place).ok().flatten();
-                // Known and not to be found under its place: another content, or a hole [F23].
-                stored.is_some_and(|stored| {
-                    stored.envelope.header.content_mac == e.header.content_mac
-                })
-            })
-        };
-        if blocking(&*self.parts.spawn, same).await { Ok(()) } else { Err(Refusal::OtherContent) }
     }
 
     async fn lease_op(&self, op: &LeaseOp) -> Result<(Ticket, Answer), Refusal> {

@@ -1,7 +1,7 @@
 //! The subscription set of a topic: changed by version at its replicas [R36].
 
 use super::coordinator::{Coordinator, StreamRef};
-use super::dispatcher::{Found, open};
+use super::opening::{Found, open};
 use crate::base::ids::SubscriptionId;
 use crate::base::limits::RECEIVE_BYTES_MAX;
 use crate::message::envelope::Content;

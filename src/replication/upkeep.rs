@@ -101,8 +101,8 @@ impl Coordinator {
     async fn over(&self, stream: &StreamRef, places: &[Place], retention_ms: u64) -> Vec<Place> {
         let found = self.read(stream, places.to_vec(), usize::MAX).await;
         let now_ms = self.parts.replica.service().now_ms();
-        let is_over = |(place, found): (&Place, super::dispatcher::Found)| match found {
-            super::dispatcher::Found::Here(kept) => {
+        let is_over = |(place, found): (&Place, super::opening::Found)| match found {
+            super::opening::Found::Here(kept) => {
                 (kept.ends_ms(retention_ms) <= now_ms).then_some(*place)
             }
             _ => None,

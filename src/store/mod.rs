@@ -198,6 +198,9 @@ pub struct StoreClosed;
 /// A key and its row, or that it is corrupt.
 pub type ScannedRow = (Vec<u8>, Result<Row, Corrupt>);
 
+/// A key and how many bytes its row has, if it is sound.
+pub type ScannedKey = (Vec<u8>, Option<usize>);
+
 /// A store that is open and not yet written to: what its caller needs to go on is read from it
 /// first (among it the stamp row, which carries the last commit's number).
 pub struct OpenStore {
@@ -337,7 +340,7 @@ impl Store {
         from: Bound<&[u8]>,
         to: Bound<&[u8]>,
         limit: usize,
-    ) -> Result<Vec<(Vec<u8>, Option<usize>)>, ReadError> {
+    ) -> Result<Vec<ScannedKey>, ReadError> {
         let rows = self.shared.rows.scan(table, from, to, limit, codec::decode_bare)?;
         Ok(rows
             .into_iter()

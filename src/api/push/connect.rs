@@ -487,16 +487,14 @@ async fn perform(broker: &Arc<Broker>, standing: &Standing, op: Op) -> Result<Ou
         }
         Op::Ack(it) => settle(it.receipt, Action::Ack).await.map(|_| Outcome::Done),
         Op::Release(it) => {
-            settle(it.receipt, release(it.outcome, it.delay_seconds)).await.map(|_| Outcome::Done)
+            let action = release(it.outcome, it.delay_seconds);
+            settle(it.receipt, action).await.map(|_| Outcome::Done)
         }
         Op::Extend(it) => {
             let action = Action::Extend { lease_seconds: it.lease_seconds };
-            let lease = settle(it.receipt.clone(), action).await?;
-            let lease = lease.ok_or_else(frames::internal)?;
+            let lease = settle(it.receipt.clone(), action).await?.ok_or_else(frames::internal)?;
             Ok(Outcome::Lease(LeaseView::new(it.receipt, &lease)))
         }
-        Op::Hello(_) | Op::Subscribe(_) | Op::Credit(_) | Op::Unsubscribe(_) => {
-            Err(frames::internal())
-        }
+        _ => Err(frames::internal()),
     }
 }
