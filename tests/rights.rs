@@ -155,6 +155,17 @@ impl World {
         sent["results"][0]["id"].as_str().unwrap().to_owned()
     }
 
+    /// The receipt of a message that was published and leased through the owner's subscription.
+    async fn published(&self, topic: &str) -> String {
+        let path = format!("/v1/topics/{topic}");
+        let body = json!({ "messages": [{ "body": "hello" }] });
+        let owner = &self.callers["owner"];
+        self.must("POST", &format!("{path}/messages"), owner, body).await;
+        let leases = format!("{path}/subscriptions/there/leases");
+        let leased = self.must("POST", &leases, owner, json!({})).await;
+        leased["messages"][0]["receipt"].as_str().unwrap().to_owned()
+    }
+
     async fn receipt(&self, queue: &str) -> String {
         let (path, body) = (format!("/v1/queues/{queue}/leases"), json!({ "lease_seconds": 600 }));
         let leased = self.must("POST", &path, &self.callers["owner"], body).await;
@@ -181,8 +192,15 @@ impl World {
         }
         if path.contains("{topic}") {
             let subscription = if operation.id == "put_subscription" { "new" } else { "there" };
-            path = path.replace("{topic}", &self.topic().await).replace("{username}", "*");
+            let topic = self.topic().await;
+            path = path.replace("{topic}", &topic).replace("{username}", "*");
             path = path.replace("{subscription}", subscription);
+            if path.contains("{receipt}") {
+                path = path.replace("{receipt}", &self.published(&topic).await);
+            }
+            if operation.id == "settle_subscription_messages" {
+                body = json!({ "ack": [self.published(&topic).await] });
+            }
         }
         match operation.id.as_str() {
             "register_user" => {
