@@ -38,7 +38,7 @@ HEADS = {"too-large": 431, "malformed": 400}
 
 PORT = int(os.environ.get("PROBLEMS_PORT", "17450"))
 TIMEOUT = 15
-RUN_SECONDS_MAX = 58
+RUN_SECONDS_MAX = 240
 METHODS = ["GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS"]
 PHRASE = "a phrase as long as {} likes"
 OPAQUE = re.compile(r"[A-Za-z0-9_-]+")

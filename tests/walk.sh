@@ -227,6 +227,14 @@ json PUT '/v1/topics/news/grants/*' '{"rights":["subscribe"]}' "${alice[@]}"; wa
 json PUT /v1/topics/news/subscriptions/bobs '{"filter":{"routing_key":"sports.#"}}' "${bob[@]}"; want 201; is .owner bob; is .status active; is .config.filter.routing_key 'sports.#'
 json PUT /v1/topics/news/subscriptions/links '{"deliver_to":"list-3"}' "${alice[@]}"; want 201
 call GET /v1/queues/list-3 "${alice[@]}"; want 200; is '.linked_from[0].subscription' links
+json POST /v1/topics/news/messages '{"messages":[{"body":"goal","routing_key":"sports.football"},{"body":"rain","routing_key":"weather"}]}' "${alice[@]}"; want 201; is '.results[0].matched_subscriptions' 2; is '.results[1].matched_subscriptions' 1
+json POST '/v1/topics/news/messages?require_route=true' '{"messages":[{"body":"x"}]}' "${bob[@]}"; problem 403 forbidden
+json POST /v1/queues/list-3/leases '{"max_messages":10}' "${alice[@]}"; want 200; is '.messages|length' 2; is '.messages[0].topic' news
+json POST /v1/topics/news/subscriptions/links/leases '{}' "${alice[@]}"; problem 409 delivers-to-queue
+json POST /v1/topics/news/subscriptions/bobs/leases '{}' "${bob[@]}"; want 200; is '.messages[0].body' goal; receipt=$(field '.messages[0].receipt')
+json PATCH "/v1/topics/news/subscriptions/bobs/leases/$receipt" '{"lease_seconds":60}' "${bob[@]}"; want 200
+call DELETE "/v1/topics/news/subscriptions/bobs/leases/$receipt" "${bob[@]}"; want 204
+json POST /v1/topics/news/subscriptions/bobs/leases '{}' "${bob[@]}"; want 200; is '.messages|length' 0
 call GET /v1/topics/news/subscriptions "${alice[@]}"; want 200; is '.items|length' 2
 call GET /v1/topics/news/subscriptions "${bob[@]}"; want 200; is '.items|length' 1
 call DELETE /v1/topics/news "${bob[@]}"; problem 403 not-owner
