@@ -7,16 +7,17 @@ mod common;
 use common::check::{Event, History, Verdict};
 use common::fault_disk::FaultDisk;
 use common::one::{Dice, HERE, HandClock, PASSWORD, start};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tertulia::broker::{
     Action, Body, Broker, Caller, Credential, Durability, OutgoingMessage, QueueChange,
     ReceiveRequest, ReceivedMessage, ReleaseOutcome, SendStatus, Settlement, Source,
-    Verdict as SettleVerdict,
+    SubscriptionChange, TopicChange, Verdict as SettleVerdict,
 };
 
 const SEEDS: u64 = 300;
 const QUEUE: &str = "orders";
+const TOPIC: &str = "news";
 
 fn text(body: &Body) -> String {
     match body {
@@ -25,10 +26,14 @@ fn text(body: &Body) -> String {
     }
 }
 
+/// Keyed sends: their keys and bodies, repeated at any time, also in another life of the node.
+type Keyed = Arc<Mutex<Vec<(String, String)>>>;
+
 struct Load {
     broker: Arc<Broker>,
     caller: Caller,
     history: Arc<History>,
+    keyed: Keyed,
 }
 
 impl Load {
@@ -50,10 +55,62 @@ impl Load {
         }
     }
 
+    /// Sends under a key, or repeats an earlier send under its own: one message, whatever comes
+    /// between the two [G8]. A second delivery after the ack of the first is what the checkers see.
+    async fn send_keyed(&self, dice: &mut Dice, fresh: String) {
+        let (key, body) = {
+            let mut keyed = self.keyed.lock().unwrap();
+            if keyed.is_empty() || dice.roll(2) == 0 {
+                keyed.push((format!("key-{fresh}"), fresh.clone()));
+                self.history.note(Event::Sending { body: fresh });
+                keyed.last().cloned().unwrap()
+            } else {
+                let at = usize::try_from(dice.roll(keyed.len() as u64)).unwrap();
+                keyed[at].clone()
+            }
+        };
+        let message = vec![OutgoingMessage::of(Body::Text(body.clone()))];
+        let (by, durability) = (&self.caller, Durability::Quorum);
+        let sent = self.broker.send(by, QUEUE, message, durability, Some(&key)).await;
+        if let Ok(results) = sent
+            && matches!(results[0].status, SendStatus::Stored { .. })
+        {
+            self.history.note(Event::Sent { body });
+        }
+    }
+
+    /// Publishes to a topic that is linked to the queue: one copy comes there [G15].
+    async fn publish(&self, body: String) {
+        self.history.note(Event::Sending { body: body.clone() });
+        let message = vec![OutgoingMessage::of(Body::Text(body.clone()))];
+        let (by, durability) = (&self.caller, Durability::Quorum);
+        let sent = self.broker.publish(by, TOPIC, message, durability, false, None).await;
+        if let Ok(results) = sent
+            && matches!(results[0].result.status, SendStatus::Stored { .. })
+        {
+            assert_eq!(results[0].matched, 1);
+            self.history.note(Event::Sent { body });
+        }
+    }
+
     async fn receive(&self, max_messages: i32, lease_seconds: i32) -> Vec<ReceivedMessage> {
+        self.receive_within(max_messages, lease_seconds, 0).await
+    }
+
+    async fn receive_within(
+        &self,
+        max_messages: i32,
+        lease_seconds: i32,
+        wait_seconds: i32,
+    ) -> Vec<ReceivedMessage> {
         let invoked = self.history.len();
         let lease_seconds = Some(lease_seconds);
-        let request = ReceiveRequest { max_messages, lease_seconds, ..ReceiveRequest::default() };
+        let request = ReceiveRequest {
+            max_messages,
+            lease_seconds,
+            wait_seconds,
+            ..ReceiveRequest::default()
+        };
         let got = self.broker.receive(&self.caller, Source::Queue(QUEUE), request, || {}).await;
         let got = got.unwrap_or_default();
         for message in &got {
@@ -84,8 +141,10 @@ impl Load {
     /// One client: sends, receives, settles as the dice say, until the power goes.
     async fn client(&self, mut dice: Dice, name: String) {
         for n in 0..200 {
-            match dice.roll(3) {
-                0 => {
+            match dice.roll(6) {
+                0 => self.send_keyed(&mut dice, format!("{name}-{n}-k")).await,
+                1 => self.publish(format!("{name}-{n}-p")).await,
+                2 => {
                     let count = dice.roll(4) + 1;
                     self.send((0..count).map(|i| format!("{name}-{n}-{i}")).collect()).await;
                 }
@@ -109,6 +168,28 @@ impl Load {
     }
 }
 
+impl Load {
+    /// Takes everything that is there, the dead among it, and what a crash left in the topic.
+    async fn drain(&self) {
+        for _ in 0..20 {
+            let waits = !self.history.verdict().lost.is_empty();
+            let got = self.receive_within(100, 60, i32::from(waits)).await;
+            let is_empty = got.is_empty();
+            for message in got {
+                self.settle(&message, Action::Ack).await;
+            }
+            if !is_empty {
+                continue;
+            }
+            let redriven =
+                self.broker.redrive(&self.caller, Source::Queue(QUEUE), 1_000).await.unwrap();
+            if redriven.moved == 0 && !waits {
+                return;
+            }
+        }
+    }
+}
+
 async fn caller(broker: &Broker, token: &str) -> Caller {
     let caller = broker.authenticate_bearer(token, HERE).expect("the session survived");
     assert!(matches!(caller.credential, Credential::Session { .. }));
@@ -119,6 +200,7 @@ async fn run(seed: u64) -> Verdict {
     let mut dice = Dice::new(seed);
     let (mut disk, clock) = (FaultDisk::new(), HandClock::new());
     let history = Arc::new(History::default());
+    let keyed = Keyed::default();
     let mut token = String::new();
     // Two lives, then a third that drains.
     for life in 0..2 {
@@ -130,13 +212,25 @@ async fn run(seed: u64) -> Verdict {
             let session = broker.log_in("alice", PASSWORD, 3_600, HERE).await.unwrap();
             token = session.token.as_str().to_owned();
             let who = caller(&broker, &token).await;
-            broker.put_queue(&who, QUEUE, QueueChange::default()).await.unwrap();
+            // Some die of it, and are brought back in the end.
+            let mortal = QueueChange { max_failures: Some(2), ..QueueChange::default() };
+            broker.put_queue(&who, QUEUE, mortal).await.unwrap();
+            broker.put_topic(&who, TOPIC, TopicChange::default()).await.unwrap();
+            let link = SubscriptionChange {
+                deliver_to: Some(QUEUE.to_owned()),
+                ..SubscriptionChange::default()
+            };
+            broker.put_subscription(&who, TOPIC, "link", &link).await.unwrap();
         }
         let who = caller(&broker, &token).await;
         let mut clients = tokio::task::JoinSet::new();
         for c in 0..3u64 {
-            let load =
-                Load { broker: broker.clone(), caller: who.clone(), history: history.clone() };
+            let load = Load {
+                broker: broker.clone(),
+                caller: who.clone(),
+                history: history.clone(),
+                keyed: keyed.clone(),
+            };
             let (dice, name) = (Dice::new(seed * 31 + life * 7 + c), format!("s{seed}l{life}c{c}"));
             clients.spawn(async move { load.client(dice, name).await });
         }
@@ -162,22 +256,20 @@ async fn run(seed: u64) -> Verdict {
     let broker = node.broker().clone();
     let who = caller(&broker, &token).await;
     clock.advance_ms(200_000);
-    let load = Load { broker, caller: who, history: history.clone() };
-    loop {
-        let got = load.receive(100, 60).await;
-        if got.is_empty() {
-            break;
-        }
-        for message in got {
-            load.settle(&message, Action::Ack).await;
-        }
+    let load = Load { broker, caller: who, history: history.clone(), keyed: keyed.clone() };
+    load.drain().await;
+    // Whatever became of them: repeated, they are the same messages.
+    let count = keyed.lock().unwrap().len();
+    for _ in 0..count {
+        load.send_keyed(&mut dice, format!("s{seed}-last")).await;
     }
+    load.drain().await;
     node.stop().await;
     history.verdict()
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn g1_g4_g5_a_node_that_loses_its_power_keeps_its_promises() {
+async fn g1_g4_g5_g8_g15_a_node_that_loses_its_power_keeps_its_promises() {
     let mut total = Verdict::default();
     for seed in 0..SEEDS {
         let verdict = tokio::time::timeout(Duration::from_secs(60), run(seed)).await;
@@ -207,7 +299,12 @@ async fn r6_nothing_is_answered_while_the_fsync_does_not_return() {
     let who = caller(&broker, session.token.as_str()).await;
     broker.put_queue(&who, QUEUE, QueueChange::default()).await.unwrap();
     let history = Arc::new(History::default());
-    let load = Load { broker: broker.clone(), caller: who.clone(), history: history.clone() };
+    let load = Load {
+        broker: broker.clone(),
+        caller: who.clone(),
+        history: history.clone(),
+        keyed: Keyed::default(),
+    };
     load.send(vec!["one".into(), "two".into()]).await;
     let held = load.receive(1, 60).await;
     disk.hold_sync();

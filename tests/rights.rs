@@ -155,6 +155,14 @@ impl World {
         sent["results"][0]["id"].as_str().unwrap().to_owned()
     }
 
+    /// The id of a message that was published.
+    async fn published_id(&self, topic: &str) -> String {
+        let path = format!("/v1/topics/{topic}/messages");
+        let body = json!({ "messages": [{ "body": "hello" }] });
+        let sent = self.must("POST", &path, &self.callers["owner"], body).await;
+        sent["results"][0]["id"].as_str().unwrap().to_owned()
+    }
+
     /// The receipt of a message that was published and leased through the owner's subscription.
     async fn published(&self, topic: &str) -> String {
         let path = format!("/v1/topics/{topic}");
@@ -197,6 +205,9 @@ impl World {
             path = path.replace("{subscription}", subscription);
             if path.contains("{receipt}") {
                 path = path.replace("{receipt}", &self.published(&topic).await);
+            }
+            if path.contains("{message_id}") {
+                path = path.replace("{message_id}", &self.published_id(&topic).await);
             }
             if operation.id == "settle_subscription_messages" {
                 body = json!({ "ack": [self.published(&topic).await] });

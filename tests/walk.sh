@@ -237,6 +237,11 @@ call DELETE "/v1/topics/news/subscriptions/bobs/leases/$receipt" "${bob[@]}"; wa
 json POST /v1/topics/news/subscriptions/bobs/leases '{}' "${bob[@]}"; want 200; is '.messages|length' 0
 call GET /v1/topics/news/subscriptions "${alice[@]}"; want 200; is '.items|length' 2
 call GET /v1/topics/news/subscriptions "${bob[@]}"; want 200; is '.items|length' 1
+json POST /v1/topics/news/messages '{"messages":[{"body":"late goal","routing_key":"sports"}]}' "${alice[@]}"; want 201; id=$(field '.results[0].id')
+call GET '/v1/topics/news/subscriptions/bobs/messages?include=body' "${bob[@]}"; want 200; is '.items[0].body' 'late goal'; is '.items[0].state' ready
+call GET "/v1/topics/news/subscriptions/bobs/messages/$id" "${bob[@]}"; want 200; is .body 'late goal'
+call DELETE /v1/topics/news/subscriptions/bobs/messages "${bob[@]}"; want 200; is .purged_count 1
+call GET "/v1/topics/news/subscriptions/bobs/messages/$id" "${bob[@]}"; problem 404 message-not-found
 call DELETE /v1/topics/news "${bob[@]}"; problem 403 not-owner
 call DELETE '/v1/topics/news/grants/*' "${alice[@]}"; want 204
 call GET /v1/topics/news/subscriptions/bobs "${bob[@]}"; want 200; is .status suspended

@@ -168,3 +168,37 @@ async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
     assert_eq!(died.queue, "news/mortal");
     assert!(receive(&broker, &ana, sub("mortal")).await.is_empty());
 }
+
+#[tokio::test]
+async fn r33_a_queue_sends_its_dead_on_and_no_two_queues_send_them_round() {
+    let broker = broker();
+    let ana = user(&broker, "ana").await;
+    let into = |name: &str| QueueChange {
+        max_failures: Some(1),
+        dead_letter: Some(name.to_owned()),
+        ..QueueChange::default()
+    };
+    broker.put_queue(&ana, "graves", QueueChange::default()).await.unwrap();
+    broker.put_queue(&ana, "work", into("graves")).await.unwrap();
+    let round = broker.update_queue(&ana, "graves", into("work"), None).await.unwrap_err();
+    assert!(matches!(round, Refusal::Invalid(faults) if faults[0].field == "dead_letter"));
+    assert!(broker.put_queue(&ana, "self", into("self")).await.is_err());
+    assert!(broker.put_queue(&ana, "lost", into("nowhere")).await.is_err());
+    let message = vec![OutgoingMessage::of(Body::Text("ill".into()))];
+    broker.send(&ana, "work", message, Durability::Quorum, None).await.unwrap();
+    let got = receive(&broker, &ana, Source::Queue("work")).await;
+    let action = Action::Release { outcome: ReleaseOutcome::Failed, delay_seconds: None };
+    let receipt = got[0].receipt.clone().unwrap();
+    broker.settle(&ana, Source::Queue("work"), vec![Settlement { receipt, action }]).await.unwrap();
+    let name = crate::base::names::QueueName::parse("work").unwrap();
+    let record = broker.catalog.queue(&name).unwrap();
+    let key = super::queues::queue_key(&name);
+    let stream = broker.stream_of(&record, record.queue().unwrap()).unwrap();
+    broker.move_dead(&key, &record, &stream).await;
+    let got = receive(&broker, &ana, Source::Queue("graves")).await;
+    assert_eq!(texts(&got), ["ill"]);
+    assert_eq!(got[0].dead_letter.clone().unwrap().queue, "work");
+    let none = QueueChange { dead_letter: Some(String::new()), ..QueueChange::default() };
+    let entry = broker.update_queue(&ana, "work", none, None).await.unwrap();
+    assert_eq!(entry.value.config.dead_letter, None);
+}

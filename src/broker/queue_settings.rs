@@ -3,10 +3,11 @@
 
 use super::{Answer, Difference, Fault, Refusal};
 use crate::base::limits;
+use crate::base::names::QueueName;
 use crate::protocol::record::{Ordering, QueueConfig};
 
 /// Settings of a queue that were given; what is absent is not asked for.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct QueueChange {
     /// Seconds of a lease where the receiver says nothing: 1 to 43,200.
     pub lease_seconds: Option<i32>,
@@ -32,6 +33,8 @@ pub struct QueueChange {
     pub max_bytes: Option<i64>,
     /// In which order messages go out. Fixed once the queue exists [F20].
     pub ordering: Option<Ordering>,
+    /// The owner's queue that takes the dead letters; empty: none, they stay in place.
+    pub dead_letter: Option<String>,
     /// Receives find nothing.
     pub paused: Option<bool>,
 }
@@ -144,7 +147,12 @@ impl QueueChange {
                 let message = format!("{given} is not within {least} to {most}");
                 Some(Fault::new(name, "range", message))
             });
-        refuse(faults.collect())
+        let mut faults: Vec<Fault> = faults.collect();
+        let target = self.dead_letter.as_deref().filter(|name| !name.is_empty());
+        if let Some(Err(error)) = target.map(QueueName::parse) {
+            faults.push(Fault::new("dead_letter", "name", error.to_string()));
+        }
+        refuse(faults)
     }
 
     /// Whether what is fixed stays as it is.
@@ -200,8 +208,12 @@ impl QueueChange {
             max_in_flight: self.max_in_flight.unwrap_or(config.max_in_flight),
             max_bytes: self.max_bytes.unwrap_or(config.max_bytes),
             ordering: self.ordering.unwrap_or(config.ordering),
+            dead_letter: match self.dead_letter.as_deref() {
+                None => config.dead_letter,
+                Some("") => None,
+                Some(name) => Some(name.to_owned()),
+            },
             paused: self.paused.unwrap_or(config.paused),
-            ..config
         }
     }
 
@@ -215,6 +227,11 @@ impl QueueChange {
         let others = [
             ("ordering", ordering, ordering_word(config.ordering).to_owned()),
             ("paused", paused, config.paused.to_string()),
+            (
+                "dead_letter",
+                self.dead_letter.clone(),
+                config.dead_letter.clone().unwrap_or_default(),
+            ),
         ];
         let differing = numbers.chain(others).filter_map(|(field, wanted, actual)| {
             let wanted = wanted.filter(|wanted| *wanted != actual)?;

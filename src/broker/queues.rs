@@ -4,8 +4,8 @@ use super::changes::Step;
 pub use super::queue_settings::{DEFAULTS, QueueChange};
 use super::rights::{queue_name, require_scope};
 use super::{Answer, Broker, Caller, Entry, Page, Refusal, check_if_match};
-use crate::base::ids::Generation;
-use crate::base::limits::QUEUES_PER_USER_MAX;
+use crate::base::ids::{Generation, SubscriptionId, UserId};
+use crate::base::limits::{LINK_HOPS_MAX, QUEUES_PER_USER_MAX};
 use crate::base::names::QueueName;
 use crate::metadata::Draft;
 use crate::protocol::record::{Ending, Kind, Queue, Record, RecordKey, Right, State, Value};
@@ -38,6 +38,7 @@ impl Broker {
             }
             _ => {
                 created = true;
+                self.require_grave(&name, by.user, given.dead_letter.as_deref())?;
                 self.new_queue(by, &given).map(Step::Write)
             }
         };
@@ -104,6 +105,7 @@ impl Broker {
             change.check_fixed(&queue.config)?;
             let config = change.over(queue.config.clone());
             change.check_result(&config)?;
+            self.require_grave(&name, queue.owner, change.dead_letter.as_deref())?;
             changed = config != queue.config;
             if !changed {
                 return Ok(Step::Keep(Arc::clone(latest)));
@@ -114,8 +116,40 @@ impl Broker {
         let record = self.alter(&queue_key(&name), rule).await?;
         if changed {
             by.note("update_queue", ("queue", name.as_str()), "");
+            self.look_again(record.generation, SubscriptionId::QUEUE).await;
         }
         entry(&name, record)
+    }
+
+    /// Whether a queue may take the dead letters of another: it is the same owner's, and none of
+    /// those behind it leads back.
+    fn require_grave(&self, of: &QueueName, owner: UserId, target: Option<&str>) -> Answer<()> {
+        let Some(target) = target.filter(|name| !name.is_empty()) else { return Ok(()) };
+        let refuse = |message: &str| Err(Refusal::invalid("dead_letter", "unfit", message));
+        let mut next = Some(target.to_owned());
+        for hop in 0..=LINK_HOPS_MAX {
+            let Some(name) = next else { return Ok(()) };
+            if name == of.as_str() {
+                return refuse("dead letters would come back to this queue");
+            }
+            let record = QueueName::parse(&name).ok().and_then(|name| self.catalog.queue(&name));
+            let queue = record.as_ref().and_then(|record| record.queue());
+            if hop == 0 && queue.is_none_or(|queue| queue.owner != owner) {
+                return refuse("it must name a queue of the same owner");
+            }
+            next = queue.and_then(|queue| queue.config.dead_letter.clone());
+        }
+        refuse("dead letters would go on from queue to queue too often")
+    }
+
+    /// Other settings may free what waited: whoever waits at this node looks again, and so does
+    /// the worker.
+    pub(super) async fn look_again(&self, stream: Generation, reader: SubscriptionId) {
+        // At a stream that cannot be read nobody waits.
+        if let Ok(cell) = self.coordinator.replica().cell(stream).await {
+            cell.ring(reader, usize::MAX);
+            cell.note_left_over();
+        }
     }
 
     /// The next version of a live queue.

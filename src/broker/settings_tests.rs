@@ -18,6 +18,7 @@ const NONE: QueueChange = QueueChange {
     max_in_flight: None,
     max_bytes: None,
     ordering: None,
+    dead_letter: None,
     paused: None,
 };
 
@@ -36,6 +37,7 @@ fn ends() -> [QueueChange; 2] {
         max_in_flight: Some(1),
         max_bytes: Some(0),
         ordering: Some(Ordering::BestEffort),
+        dead_letter: None,
         paused: Some(false),
     };
     let most = QueueChange {
@@ -51,6 +53,7 @@ fn ends() -> [QueueChange; 2] {
         max_in_flight: Some(1_000_000),
         max_bytes: Some(9_007_199_254_740_991),
         ordering: Some(Ordering::Group),
+        dead_letter: None,
         paused: Some(true),
     };
     [least, most]
@@ -71,6 +74,7 @@ fn asked(config: &QueueConfig) -> QueueChange {
         max_in_flight: Some(config.max_in_flight),
         max_bytes: Some(config.max_bytes),
         ordering: Some(config.ordering),
+        dead_letter: config.dead_letter.clone(),
         paused: Some(config.paused),
     }
 }
@@ -139,7 +143,7 @@ fn texts<'a>(messages: &'a [ReceivedMessage]) -> Vec<&'a str> {
 #[tokio::test]
 async fn every_setting_is_kept_as_given_and_matches_what_it_is() {
     for given in ends() {
-        let (broker, _, ana) = queue(given).await;
+        let (broker, _, ana) = queue(given.clone()).await;
         let made = broker.get_queue(&ana, "q").await.unwrap();
         assert_eq!(asked(&made.value.config), given);
         // What an answer shows may be put back.
@@ -225,7 +229,7 @@ async fn settings_that_exclude_each_other_are_refused_as_they_would_be() {
     let fields =
         ["delay_seconds", "retention_seconds", "backoff_min_seconds", "backoff_max_seconds"];
     let before = broker.get_queue(&ana, "q").await.unwrap();
-    for (change, field) in [delay, retention, least, most].into_iter().zip(fields) {
+    for (change, field) in [delay.clone(), retention, least.clone(), most].into_iter().zip(fields) {
         let refused = broker.update_queue(&ana, "q", change, None).await.unwrap_err();
         assert_eq!(fault(&refused), field);
     }
@@ -260,7 +264,7 @@ async fn ordering_and_replicas_are_fixed_and_the_rest_is_not() {
     assert_eq!(told, [("replicas", "immutable"), ("ordering", "immutable")]);
     let [_, most] = ends();
     let rest = QueueChange { ordering: Some(Ordering::BestEffort), replicas: Some(3), ..most };
-    let changed = broker.update_queue(&ana, "q", rest, None).await.unwrap();
+    let changed = broker.update_queue(&ana, "q", rest.clone(), None).await.unwrap();
     assert_eq!(asked(&changed.value.config), rest);
     // What is absent stays.
     set(&broker, &ana, QueueChange { paused: Some(false), ..NONE }).await;
@@ -384,4 +388,35 @@ async fn a_queue_without_dedup_refuses_keys() {
     send().await.unwrap();
     let repeated = send().await.unwrap().remove(0).status;
     assert!(matches!(repeated, SendStatus::Stored { is_duplicate: true, .. }));
+}
+
+#[tokio::test]
+async fn who_waits_at_a_paused_queue_gets_its_messages_when_it_goes_on() {
+    let broker = broker();
+    let ana = user(&broker, "ana").await;
+    broker.put_queue(&ana, "q", QueueChange { paused: Some(true), ..NONE }).await.unwrap();
+    let message = || OutgoingMessage::of(Body::Text("hello".to_owned()));
+    let messages = vec![message(), message()];
+    broker.send(&ana, "q", messages, Durability::Quorum, None).await.unwrap();
+    let mut waits = Vec::new();
+    for _ in 0..2 {
+        let (idle, idles) = tokio::sync::oneshot::channel();
+        let (broker, ana, mut idle) = (broker.clone(), ana.clone(), Some(idle));
+        waits.push(tokio::spawn(async move {
+            let wait = ReceiveRequest { max_messages: 1, wait_seconds: 30, ..Default::default() };
+            let tell = || {
+                if let Some(idle) = idle.take() {
+                    let _ = idle.send(());
+                }
+            };
+            broker.receive(&ana, Source::Queue("q"), wait, tell).await
+        }));
+        idles.await.unwrap();
+    }
+    let resume = QueueChange { paused: Some(false), ..NONE };
+    broker.update_queue(&ana, "q", resume, None).await.unwrap();
+    for wait in waits {
+        let got = tokio::time::timeout(std::time::Duration::from_secs(10), wait).await;
+        assert_eq!(got.expect("nobody woke it").unwrap().unwrap().len(), 1);
+    }
 }

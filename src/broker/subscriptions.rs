@@ -11,7 +11,7 @@ use super::rights::{queue_name, require_scope};
 use super::{
     Answer, Broker, Caller, Difference, Entry, Fault, Page, Refusal, check_if_match, settings,
 };
-use crate::base::ids::{Generation, UserId};
+use crate::base::ids::{Generation, SubscriptionId, UserId};
 use crate::base::limits::{LEASE_SECONDS_DEFAULT, SUBSCRIPTIONS_PER_TOPIC_MAX};
 use crate::base::names::{QueueName, SubscriptionName};
 use crate::metadata::Draft;
@@ -181,6 +181,8 @@ impl Broker {
         let record = self.alter(&found.key, rule).await?;
         if changed {
             by.note("update_subscription", ("subscription", &name_of(&found.key)), "");
+            let reader = SubscriptionId::of(record.generation);
+            self.look_again(found.topic.generation, reader).await;
         }
         entry(name, record)
     }

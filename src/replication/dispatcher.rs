@@ -227,7 +227,13 @@ impl Coordinator {
             return Ok(granted);
         }
         loop {
-            let picked = self.pick(&cell, stream, wanted).await?;
+            let picked = if wanted.max == 0 {
+                // Paused: nothing is looked for.
+                let (cell, coordinator, reader) = (cell.clone(), self.clone(), wanted.reader);
+                Picked { cell, coordinator, reader, messages: Vec::new() }
+            } else {
+                self.pick(&cell, stream, wanted).await?
+            };
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
             if !opened.messages.is_empty() {

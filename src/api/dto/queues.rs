@@ -41,7 +41,7 @@ impl From<record::Ordering> for Ordering {
 }
 
 /// A queue's settings. In requests every field is optional; answers have them all.
-#[derive(Clone, Copy, Debug, Object, Serialize, Deserialize)]
+#[derive(Clone, Debug, Object, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct QueueConfig {
     /// Seconds of a lease where the receiver says nothing. Default: 30.
@@ -83,6 +83,10 @@ pub struct QueueConfig {
     /// In which order messages are received. Fixed once the queue exists. Default: `best_effort`.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub ordering: Option<Ordering>,
+    /// A queue of the same owner that takes the dead letters; absent in answers when there is
+    /// none, empty in requests to have none. Default: they stay in place.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub dead_letter: Option<String>,
     /// Receives find nothing. Default: false.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub paused: Option<bool>,
@@ -108,6 +112,7 @@ impl Validate for QueueConfig {
         bound("dedup_seconds", Rule::Number(0, limits::DEDUP_SECONDS_MAX as i64)),
         bound("max_in_flight", Rule::Number(1, limits::IN_FLIGHT_MAX as i64)),
         bound("max_bytes", Rule::Number(0, limits::QUEUE_BYTES_MAX)),
+        bound("dead_letter", Rule::Text(0, 128)),
     ];
 
     fn validate(&self, faults: &mut Faults) {
@@ -122,6 +127,7 @@ impl Validate for QueueConfig {
         faults.number::<Self>("dedup_seconds", self.dedup_seconds);
         faults.number::<Self>("max_in_flight", self.max_in_flight);
         faults.number::<Self>("max_bytes", self.max_bytes);
+        faults.text::<Self>("dead_letter", self.dead_letter.as_deref());
     }
 }
 
@@ -140,6 +146,7 @@ impl From<QueueConfig> for QueueChange {
             max_in_flight: config.max_in_flight,
             max_bytes: config.max_bytes,
             ordering: config.ordering.map(Into::into),
+            dead_letter: config.dead_letter,
             paused: config.paused,
         }
     }
@@ -160,6 +167,7 @@ impl From<record::QueueConfig> for QueueConfig {
             max_in_flight: Some(config.max_in_flight),
             max_bytes: Some(config.max_bytes),
             ordering: Some(config.ordering.into()),
+            dead_letter: config.dead_letter,
             paused: Some(config.paused),
         }
     }

@@ -3,7 +3,9 @@
 use super::Place;
 use crate::api::auth::Auth;
 use crate::api::dto::messages::ReceivedMessage;
-use crate::api::params::{InFlightMax, LeaseSeconds, Path, Query, QueueSegment};
+use crate::api::params::{
+    InFlightMax, LeaseSeconds, Path, Query, QueueSegment, SubscriptionSegment, TopicSegment,
+};
 use crate::api::payload::EventStream;
 use crate::api::problem::Problem;
 use crate::base::limits;
@@ -15,7 +17,7 @@ use poem::Body;
 use poem_openapi::OpenApi;
 use std::io;
 
-/// The handler of `/queues/{queue}/stream`.
+/// The handlers of `…/stream`.
 pub struct Streams;
 
 #[OpenApi(prefix_path = "/v1")]
@@ -32,19 +34,50 @@ impl Streams {
         /// Unsettled messages at a time. Default: 10.
         max_in_flight: Query<InFlightMax>,
     ) -> Result<EventStream, Problem> {
-        let default = limits::STREAM_IN_FLIGHT_DEFAULT;
-        let max = max_in_flight.0.map_or(default, |max| max.get());
-        let terms = Terms {
-            source: SourceName::Queue(queue.0.0),
-            lease_seconds: lease_seconds.0.map(|seconds| seconds.get()),
-            window: Window::Unsettled(usize::try_from(max).unwrap_or(1)),
-        };
-        let broker = &auth.app.broker;
-        let consumer = broker.consume(broker.standing(auth.caller.clone()), terms)?;
-        let place = auth.app.places.take("event_stream")?;
-        let feed = Feed { consumer, at: At::Beginning, _place: place };
-        Ok(EventStream(Body::from_bytes_stream(events(feed))))
+        open(&auth, SourceName::Queue(queue.0.0), &lease_seconds, &max_in_flight)
     }
+
+    /// Receive messages of a subscription as they come
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/stream",
+        method = "get",
+        operation_id = "stream_subscription_messages"
+    )]
+    async fn stream_subscription(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        /// Seconds of each lease. Default: the subscription's.
+        lease_seconds: Query<LeaseSeconds>,
+        /// Unsettled messages at a time. Default: 10.
+        max_in_flight: Query<InFlightMax>,
+    ) -> Result<EventStream, Problem> {
+        let source = SourceName::Subscription { topic: topic.0.0, name: subscription.0.0 };
+        open(&auth, source, &lease_seconds, &max_in_flight)
+    }
+}
+
+fn open(
+    auth: &Auth,
+    source: SourceName,
+    lease_seconds: &Query<LeaseSeconds>,
+    max_in_flight: &Query<InFlightMax>,
+) -> Result<EventStream, Problem> {
+    let default = limits::STREAM_IN_FLIGHT_DEFAULT;
+    let max = max_in_flight.0.as_ref().map_or(default, |max| max.get());
+    let terms = Terms {
+        source,
+        lease_seconds: lease_seconds.0.as_ref().map(|seconds| seconds.get()),
+        window: Window::Unsettled(usize::try_from(max).unwrap_or(1)),
+    };
+    let broker = &auth.app.broker;
+    let consumer = broker.consume(broker.standing(auth.caller.clone()), terms)?;
+    let place = auth.app.places.take("event_stream")?;
+    let feed = Feed { consumer, at: At::Beginning, _place: place };
+    Ok(EventStream(Body::from_bytes_stream(events(feed))))
 }
 
 struct Feed {

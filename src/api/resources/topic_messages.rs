@@ -3,13 +3,17 @@
 use super::messages::{judge_batch, receive_from};
 use super::settlements::{extend_one, settle_all, settle_one};
 use crate::api::auth::Auth;
+use crate::api::dto::browse::{
+    BrowsedMessage, MessageInclude, MessagePage, MessageState, PurgeResult,
+};
 use crate::api::dto::messages::{Durability, ReceiveRequest, ReceiveResponse, SendRequest};
 use crate::api::dto::publish::PublishResponse;
 use crate::api::dto::settlements::{
     LeaseExtension, LeaseView, ReleaseRequest, SettlementRequest, SettlementResponse, release,
 };
 use crate::api::params::{
-    IdempotencyKey, Path, Query, ReceiptSegment, RequireRoute, SubscriptionSegment, TopicSegment,
+    Cursor, IdempotencyKey, Limit, MessageSegment, Path, Query, ReceiptSegment, RequireRoute,
+    SubscriptionSegment, TopicSegment,
 };
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
@@ -51,6 +55,77 @@ impl TopicMessages {
         let results = publish.into_iter().map(|published| published.result).collect();
         let response = judge_batch(results)?;
         Ok(Answer::created(PublishResponse::new(response, matched)))
+    }
+
+    /// Look at messages of a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/messages",
+        method = "get",
+        operation_id = "browse_subscription_messages"
+    )]
+    #[allow(clippy::too_many_arguments, reason = "each is a parameter of the route")]
+    async fn browse(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        /// Only messages that are doing this.
+        state: Query<MessageState>,
+        /// What else to show: `body`.
+        include: Query<MessageInclude>,
+        /// Items on a page. Default: 100.
+        limit: Query<Limit>,
+        /// Where the page before ended: its `next_cursor`.
+        cursor: Query<Cursor>,
+    ) -> Result<Answer<MessagePage>, Problem> {
+        let (broker, source) = (&auth.app.broker, source(&topic, &subscription));
+        let state = state.0.map(Into::into);
+        let browsing = broker.browse(&auth.caller, source, state, cursor.text(), limit.get());
+        let with_body = include.0 == Some(MessageInclude::Body);
+        let item = |message| BrowsedMessage::new(message, with_body);
+        Ok(Answer::ok(MessagePage::from_page(browsing.await?, item)))
+    }
+
+    /// Purge a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/messages",
+        method = "delete",
+        operation_id = "purge_subscription"
+    )]
+    async fn purge(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+    ) -> Result<Answer<PurgeResult>, Problem> {
+        let purging = auth.app.broker.purge(&auth.caller, source(&topic, &subscription));
+        let purged_count = purging.await?;
+        Ok(Answer::ok(PurgeResult { purged_count, approximate: false }))
+    }
+
+    /// Look at one message of a subscription
+    #[oai(
+        path = "/topics/:topic/subscriptions/:subscription/messages/:message_id",
+        method = "get",
+        operation_id = "get_subscription_message"
+    )]
+    async fn get(
+        &self,
+        auth: Auth,
+        /// The topic's name.
+        topic: Path<TopicSegment>,
+        /// The subscription's name.
+        subscription: Path<SubscriptionSegment>,
+        /// The message's id: paste yours.
+        message_id: Path<MessageSegment>,
+    ) -> Result<Answer<BrowsedMessage>, Problem> {
+        let (broker, source) = (&auth.app.broker, source(&topic, &subscription));
+        let message = broker.get_message(&auth.caller, source, &message_id.0.0).await?;
+        Ok(Answer::ok(BrowsedMessage::new(message, true)))
     }
 
     /// Receive messages of a subscription

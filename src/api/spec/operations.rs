@@ -397,6 +397,28 @@ operations! {
         [204 "It is gone, and what it had not settled is gone for it only."]
         [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, PRECONDITION_FAILED] "";
 
+    browse_subscription_messages
+        GET "/v1/topics/{topic}/subscriptions/{subscription}/messages"
+        subscriptions Creator;
+        [200 "A page of messages, in dispatch order."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE]
+        "As browsing a queue.";
+    purge_subscription DELETE "/v1/topics/{topic}/subscriptions/{subscription}/messages"
+        subscriptions Creator;
+        [200 "How many messages it skipped."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE]
+        "Skips to now: what was published before is done with for this subscription.";
+    get_subscription_message
+        GET "/v1/topics/{topic}/subscriptions/{subscription}/messages/{message_id}"
+        subscriptions Creator;
+        [200 "The message, with its body."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE, MESSAGE_NOT_FOUND]
+        "Changes nothing. `explanation` says why it is or is not handed out.";
+    stream_subscription_messages GET "/v1/topics/{topic}/subscriptions/{subscription}/stream"
+        subscriptions Creator;
+        [200 "Server-sent events, for as long as you listen."]
+        [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND, DELIVERS_TO_QUEUE]
+        "As streaming from a queue.";
     receive_subscription_messages POST "/v1/topics/{topic}/subscriptions/{subscription}/leases"
         subscriptions Creator;
         body [200 "Messages under lease; none when the subscription had none."]

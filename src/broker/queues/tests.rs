@@ -50,12 +50,13 @@ async fn a_queue_is_made_with_defaults_and_then_matches() {
     assert!(broker.keys.unwrap(made.record.generation, &made.value.data_key).is_some());
     for given in [QueueChange::default(), lease(30), replicas(3), bytes(1 << 20)] {
         for by in [&ana, &root] {
-            let (created, entry) = broker.put_queue(by, "q", given).await.unwrap();
+            let (created, entry) = broker.put_queue(by, "q", given.clone()).await.unwrap();
             assert_eq!((created, entry), (false, made.clone()));
         }
     }
     let given = QueueChange { lease_seconds: Some(31), replicas: Some(2), ..bytes(1 << 20) };
-    let Err(Refusal::ConfigDiffers(differences)) = broker.put_queue(&ana, "q", given).await else {
+    let Err(Refusal::ConfigDiffers(differences)) = broker.put_queue(&ana, "q", given.clone()).await
+    else {
         panic!()
     };
     let told: Vec<_> = differences.iter().map(|it| (it.field, &*it.wanted, &*it.actual)).collect();
@@ -74,7 +75,7 @@ async fn settings_have_bounds() {
         (replicas(0), "replicas"),
         (replicas(8), "replicas"),
     ] {
-        assert_eq!(fault(&broker.put_queue(&ana, "q", given).await.unwrap_err()), field);
+        assert_eq!(fault(&broker.put_queue(&ana, "q", given.clone()).await.unwrap_err()), field);
         let refused = broker.update_queue(&ana, "there", given, None).await.unwrap_err();
         assert_eq!(fault(&refused), field);
     }
@@ -252,7 +253,7 @@ async fn lists_go_on_at_their_cursor_alone() {
 async fn a_user_has_at_most_10000_queues() {
     let (broker, _, ana, eva) = scene().await;
     let given = QueueChange::default();
-    let (_, made) = broker.put_queue(&ana, "q", given).await.unwrap();
+    let (_, made) = broker.put_queue(&ana, "q", given.clone()).await.unwrap();
     let queues = (1..QUEUES_PER_USER_MAX).map(|n| {
         let generation = Generation::random(&*broker.rng);
         let value = Value::Queue(made.value.clone());
@@ -263,9 +264,9 @@ async fn a_user_has_at_most_10000_queues() {
         change.await.unwrap();
     }
     let limit = QUEUES_PER_USER_MAX;
-    let refused = broker.put_queue(&ana, "more", given).await;
+    let refused = broker.put_queue(&ana, "more", given.clone()).await;
     assert_eq!(refused, Err(Refusal::Quota { what: "queues", limit }));
-    assert!(broker.put_queue(&ana, "q", given).await.is_ok());
+    assert!(broker.put_queue(&ana, "q", given.clone()).await.is_ok());
     broker.put_queue(&eva, "more", given).await.unwrap();
     let to = crate::broker::Owned::Transfer(ana.name.clone());
     let refused = broker.delete_user(&eva, "me", to, None).await;
