@@ -975,7 +975,8 @@ def receipts(client, alice):
 def answers(client, alice):
     """Answers that succeed, for what holds of every answer."""
     for operation in (o for o in client.operations if o.method == "GET"):
-        if operation.id != "get_message":
+        # Ids are looked up where messages are; a stream has no end, so tests/push.rs reads those.
+        if "{message_id}" not in operation.path and not operation.id.startswith("stream_"):
             client.ok(200, "GET", path_of(operation), auth=alice)
     by_hand(client, alice)
     for given in ("visible-~!", "a" * 64):
@@ -1109,9 +1110,7 @@ def second(client, node):
     big = b'{"a":"' + b"a" * BODY_BYTES + b'"}'
     kind = {"content-type": "application/json"}
     for operation in client.operations:
-        # A stream has begun before anybody looks at a body that it has no use for.
-        streams = operation.id.startswith("stream_")
-        if operation.schema or (operation.may("too-large") and not streams):
+        if operation.schema or operation.may("too-large"):
             for chunked in (False, True):
                 client.problem("too-large", operation.method, path_of(operation), auth=admin,
                                raw=big, headers=kind, chunked=chunked)
