@@ -5,66 +5,26 @@
 mod common;
 
 use common::check;
+use common::process::{Process, free_port};
 use serde_json::{Value, json};
-use std::fs::File;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
 
 const PASSWORD: &str = "correct horse battery";
 
 /// A broker in a folder of its own, ended with the test.
 struct Broker {
-    child: Child,
+    process: Process,
     folder: tempfile::TempDir,
     url: String,
     client: reqwest::Client,
 }
 
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
 impl Broker {
-    /// Starts one and waits until it is ready, by asking it.
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = listener.local_addr().unwrap();
-        drop(listener);
-        let child = Command::new(env!("CARGO_BIN_EXE_tertulia"))
-            .env("TERTULIA_DATA_DIR", folder.path().join("data"))
-            .env("TERTULIA_HTTP__LISTEN", address.to_string())
-            .env("TERTULIA_LOG__LEVEL", "warn")
-            .stdout(Stdio::null())
-            .stderr(File::create(folder.path().join("log")).unwrap())
-            .spawn()
-            .unwrap();
-        let url = format!("https://{address}");
-        let mut broker = Self { child, folder, url, client: reqwest_client(None) };
-        for _ in 0..1_000 {
-            if let Some(status) = broker.child.try_wait().unwrap() {
-                let log = std::fs::read_to_string(broker.folder.path().join("log"));
-                panic!("the node ended by itself with {status}: {log:?}");
-            }
-            // The file is there before the listener is.
-            if let Ok(pem) = std::fs::read(broker.ca()) {
-                broker.client = reqwest_client(Some(&pem));
-                let ready = broker.client.get(format!("{}/readyz", broker.url)).send().await;
-                if ready.is_ok_and(|answer| answer.status() == 200) {
-                    return broker;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the node is not ready after 10 s");
-    }
-
-    fn ca(&self) -> std::path::PathBuf {
-        self.folder.path().join("data/ca.pem")
+        let process = Process::start(folder.path(), free_port(), &[]).await;
+        Self { url: process.url(), client: process.client(None), process, folder }
     }
 
     /// Asks as Alice.
@@ -88,7 +48,7 @@ impl Broker {
     fn bench(&self, flags: &[&str]) -> Child {
         Command::new(env!("CARGO_BIN_EXE_tertulia"))
             .args(["bench", "--json", "--endpoint", &self.url, "--ca"])
-            .arg(self.ca())
+            .arg(self.process.ca())
             .args(flags)
             .env("TERTULIA_BENCH_PASSWORD", PASSWORD)
             .stdout(Stdio::piped())
@@ -96,17 +56,6 @@ impl Broker {
             .spawn()
             .unwrap()
     }
-}
-
-fn reqwest_client(ca_pem: Option<&[u8]>) -> reqwest::Client {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let roots = ca_pem.map(|pem| reqwest::Certificate::from_pem(pem).unwrap());
-    reqwest::Client::builder()
-        .tls_backend_rustls()
-        .tls_certs_only(roots)
-        .timeout(Duration::from_secs(15))
-        .build()
-        .unwrap()
 }
 
 /// The exit code and the figures.

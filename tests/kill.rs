@@ -6,73 +6,14 @@ mod common;
 
 use common::check::{Event, History};
 use common::one::Dice;
+use common::process::{Process, free_port};
 use serde_json::{Value, json};
-use std::fs::File;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 const KILLS: u64 = 20;
 const SENDERS: u64 = 8;
 const RECEIVERS: u64 = 4;
-
-struct Broker {
-    child: Child,
-    url: String,
-}
-
-impl Drop for Broker {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn start(folder: &Path, port: u16) -> Broker {
-    let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
-    let child = Command::new(env!("CARGO_BIN_EXE_tertulia"))
-        .arg("serve")
-        .env("TERTULIA_DATA_DIR", folder.join("data"))
-        .env("TERTULIA_HTTP__LISTEN", format!("127.0.0.1:{port}"))
-        .env("TERTULIA_LOG__LEVEL", "warn")
-        .stdout(Stdio::null())
-        .stderr(log)
-        .spawn()
-        .unwrap();
-    Broker { child, url: format!("https://localhost:{port}") }
-}
-
-fn client(folder: &Path) -> reqwest::Client {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let pem = std::fs::read(folder.join("data/ca.pem")).unwrap();
-    reqwest::Client::builder()
-        .tls_backend_rustls()
-        .tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()])
-        .timeout(Duration::from_secs(15))
-        .build()
-        .unwrap()
-}
-
-/// Waits until the node is ready, by asking it.
-async fn ready(folder: &Path, broker: &mut Broker) -> reqwest::Client {
-    for _ in 0..1_000 {
-        if let Some(status) = broker.child.try_wait().unwrap() {
-            let log = std::fs::read_to_string(folder.join("log")).unwrap_or_default();
-            panic!("the node ended by itself with {status}: {log}");
-        }
-        if folder.join("data/ca.pem").exists() {
-            let client = client(folder);
-            let ready = client.get(format!("{}/readyz", broker.url)).send().await;
-            if ready.is_ok_and(|answer| answer.status() == 200) {
-                return client;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the node is not ready after 10 s");
-}
 
 #[derive(Clone)]
 struct Load {
@@ -176,18 +117,18 @@ async fn set_up(client: &reqwest::Client, url: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_g4_g5_the_real_binary_killed_under_load_keeps_its_promises() {
     let folder = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = free_port();
     let history = Arc::new(History::default());
     let mut dice = Dice::new(20);
     let mut token = String::new();
     for kill in 0..KILLS {
-        let mut broker = start(folder.path(), port);
-        let client = ready(folder.path(), &mut broker).await;
+        let mut broker = Process::start(folder.path(), port, &[]).await;
+        let client = broker.client(None);
         if kill == 0 {
-            token = set_up(&client, &broker.url).await;
+            token = set_up(&client, &broker.url()).await;
         }
-        let (url, token, history) = (broker.url.clone(), token.clone(), history.clone());
-        let load = Load { client, url, token, history, killed: Arc::default() };
+        let (url, token) = (broker.url(), token.clone());
+        let load = Load { client, url, token, history: history.clone(), killed: Arc::default() };
         let mut clients = tokio::task::JoinSet::new();
         for s in 0..SENDERS {
             clients.spawn(load.clone().sender(format!("k{kill}s{s}")));
@@ -195,16 +136,15 @@ async fn g1_g4_g5_the_real_binary_killed_under_load_keeps_its_promises() {
         for r in 0..RECEIVERS {
             clients.spawn(load.clone().receiver(kill * 10 + r));
         }
-        // A window of load; the kill falls wherever the clients are then.
-        tokio::time::sleep(Duration::from_millis(150 + dice.roll(350))).await;
-        broker.child.kill().unwrap();
-        broker.child.wait().unwrap();
+        // After some load; the kill falls wherever the clients are then.
+        history.grows_by(2_000 + usize::try_from(dice.roll(8_000)).unwrap()).await;
+        broker.kill();
         load.killed.store(true, Ordering::SeqCst);
         while clients.join_next().await.is_some() {}
     }
-    let mut broker = start(folder.path(), port);
-    let client = ready(folder.path(), &mut broker).await;
-    let (url, history) = (broker.url.clone(), history.clone());
+    let broker = Process::start(folder.path(), port, &[]).await;
+    let client = broker.client(None);
+    let (url, history) = (broker.url(), history.clone());
     let load = Load { client, url, token, history, killed: Arc::default() };
     // Leases of at most 2 s lapse while this waits for messages.
     loop {

@@ -13,6 +13,7 @@ import http.client
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import socket
@@ -1177,12 +1178,13 @@ def early(client, node, auth):
         stream.settimeout(TIMEOUT)
         client.requests += 2
         stream.sendall(head.encode())
-        time.sleep(0.3)
+        # Until the answer comes; should the node wait for the body, it gets it in the end.
+        select.select([stream], [], [], 2)
         try:
             stream.sendall(body)
         except OSError:
             pass
-        what = "POST /v1/queues/orders/leases?nonsense=1, its body 0.3 s after its head"
+        what = "POST /v1/queues/orders/leases?nonsense=1, its body after its answer"
         answer = raw_answer(stream, what)
         check_raw(client, answer, "POST", "/v1/queues/orders/leases", "validation")
         if answer.headers.get("connection", "").lower() == "close":
@@ -1257,7 +1259,12 @@ def ending(client, node, auth):
         waiting.sendall(poll)
         open_one.sendall(half)
         client.requests += 2
-        time.sleep(0.3)
+        for _ in range(500):
+            if "\ntertulia_receivers_waiting 1\n" in client.send("GET", "/metrics").body.decode():
+                break
+            time.sleep(0.01)
+        else:
+            differs("a long poll is not among the receivers that wait")
         told = time.monotonic()
         node.process.send_signal(signal.SIGTERM)
         answer = raw_answer(waiting, "a long poll while the node stops")

@@ -1,10 +1,11 @@
 //! Push, over TLS with the real binary: event streams and WebSockets.
 #![allow(clippy::unwrap_used)]
 
+mod common;
+
+use common::process::{Process, free_port};
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
-use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpStream;
@@ -18,40 +19,20 @@ const PASSWORD: &str = "correct horse battery";
 
 /// A node of one test: alice is registered, logged in, and owns the queue `q`.
 struct Node {
-    child: Child,
+    process: Process,
     folder: tempfile::TempDir,
     port: u16,
     client: reqwest::Client,
     token: String,
 }
 
-impl Drop for Node {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
-}
-
-fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 impl Node {
     async fn start() -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
-        let mut child = Command::new(env!("CARGO_BIN_EXE_tertulia"))
-            .arg("serve")
-            .env("TERTULIA_DATA_DIR", folder.path().join("data"))
-            .env("TERTULIA_HTTP__LISTEN", format!("127.0.0.1:{port}"))
-            .env("TERTULIA_HTTP__MAX_BODY_BYTES", "1048576")
-            .env("TERTULIA_LOG__LEVEL", "warn")
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let client = ready(&mut child, folder.path().join("data/ca.pem"), port).await;
-        let mut node = Self { child, folder, port, client, token: String::new() };
+        let small = [("TERTULIA_HTTP__MAX_BODY_BYTES", "1048576")];
+        let process = Process::start(folder.path(), port, &small).await;
+        let client = process.client(None);
+        let mut node = Self { process, folder, port, client, token: String::new() };
         let user = json!({ "username": "alice", "password": PASSWORD });
         assert_eq!(node.post("users", &user).await.0, 201);
         node.token = node.log_in().await;
@@ -105,11 +86,6 @@ impl Node {
         Events { answer, text: String::new() }
     }
 
-    fn terminate(&self) {
-        let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
-    }
-
     async fn tls(&self) -> TlsStream<TcpStream> {
         use rustls::pki_types::pem::PemObject as _;
         let pem = self.folder.path().join("data/ca.pem");
@@ -137,28 +113,6 @@ impl Node {
     async fn connect(&self) -> Socket {
         self.open(&[("authorization", format!("Bearer {}", self.token))]).await.unwrap()
     }
-}
-
-async fn ready(child: &mut Child, pem: PathBuf, port: u16) -> reqwest::Client {
-    for _ in 0..2_000 {
-        assert!(child.try_wait().unwrap().is_none(), "the node ended by itself");
-        if let Ok(pem) = std::fs::read(&pem)
-            && let Ok(certificate) = reqwest::Certificate::from_pem(&pem)
-        {
-            let client = reqwest::Client::builder()
-                .tls_backend_rustls()
-                .tls_certs_only([certificate])
-                .timeout(Duration::from_secs(40))
-                .build()
-                .unwrap();
-            let url = format!("https://localhost:{port}/readyz");
-            if client.get(url).send().await.is_ok_and(|answer| answer.status() == 200) {
-                return client;
-            }
-        }
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    panic!("the node is not ready");
 }
 
 /// An open event stream.
@@ -306,11 +260,11 @@ async fn an_event_stream_ends_with_its_session_and_with_its_node() {
     assert_eq!((event.as_str(), &data["reason"]), ("closing", &json!("unauthenticated")));
     assert_eq!(events.next().await, None);
     let mut events = node.stream("").await;
-    node.terminate();
+    node.process.terminate();
     let (event, data) = events.next().await.unwrap();
     assert_eq!((event.as_str(), &data["reason"]), ("closing", &json!("stopping")));
     assert_eq!(events.next().await, None);
-    assert!(node.child.wait().unwrap().success());
+    assert!(node.process.ended());
 }
 
 #[tokio::test]
@@ -457,9 +411,9 @@ async fn a_websocket_needs_credentials_and_a_fit_origin() {
     node.token = node.log_in().await;
     let mut socket = node.connect().await;
     socket.subscribe(1).await;
-    node.terminate();
+    node.process.terminate();
     assert_eq!(socket.frame().await.unwrap(), json!({ "event": "closing" }));
     assert_eq!(socket.closed().await, 1001);
     drop((socket, stranger, silent));
-    assert!(node.child.wait().unwrap().success());
+    assert!(node.process.ended());
 }

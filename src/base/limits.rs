@@ -122,7 +122,7 @@ pub const DELAY_SECONDS_MAX: i32 = 315_360_000;
 pub const CONTENT_TYPE_CHARS_MAX: usize = 255;
 /// Characters of a routing key, and of a pattern of them.
 pub const ROUTING_KEY_CHARS_MAX: usize = 255;
-/// Messages of one queue under lease at once, as far as its `max_in_flight` may go; above that
+/// Messages of one reader under lease at once, as far as its `max_in_flight` may go; above that
 /// setting 429 `in-flight-limit`. Metric `tertulia_in_flight_refused_total`.
 pub const IN_FLIGHT_MAX: i32 = 1_000_000;
 /// The same where the queue says nothing else.
@@ -145,16 +145,11 @@ pub const BACKOFF_SECONDS_DEFAULT: i32 = 600;
 pub const DEDUP_SECONDS_MAX: i32 = 604_800;
 /// The same where the queue says nothing else.
 pub const DEDUP_SECONDS_DEFAULT: i32 = 600;
-/// Bytes of all messages of one queue, as far as its `max_bytes` may go: the largest whole number
-/// that every JSON reader keeps exactly. Above that setting 429 `quota`.
-pub const QUEUE_BYTES_MAX: i64 = (1 << 53) - 1;
+/// Bytes of all messages of one queue or topic, as far as its `max_bytes` may go: the largest whole
+/// number that every JSON reader keeps exactly. Above that setting 429 `quota`.
+pub const STREAM_BYTES_MAX: i64 = (1 << 53) - 1;
 /// Characters of a receipt.
 pub const RECEIPT_CHARS_MAX: usize = 512;
-
-/// What `max_in_flight` of one reader may be set to.
-pub const IN_FLIGHT_SETTING_MAX: i32 = 1_000_000;
-/// What `max_bytes` of one stream may be set to: the greatest whole number that every client reads.
-pub const STREAM_BYTES_MAX: i64 = (1 << 53) - 1;
 
 /// Items on one page of a list.
 pub const PAGE_MAX: i32 = 500;

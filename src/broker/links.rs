@@ -9,7 +9,7 @@ use crate::base::ids::{LinkId, SubscriptionId, UserId};
 use crate::base::names::QueueName;
 use crate::protocol::op;
 use crate::protocol::record::{Phase, Queue, Record, RecordKey, State, Topic, Value};
-use crate::protocol::stream::{MessageId, Place};
+use crate::protocol::stream::MessageId;
 use crate::replication::coordinator::StreamRef;
 use crate::replication::forwarding::{Link, Tells};
 use crate::replication::sending::Stored;
@@ -58,38 +58,40 @@ impl Broker {
         topic: &Topic,
         stored: &[Stored],
     ) {
-        let place = |stored: &Stored| match stored {
-            Stored::Done { id: MessageId::At(place), .. } => Some(*place),
+        let links = self.links_of(record, topic);
+        let Some(source) = links.first().map(|link| &link.source) else { return };
+        let id = |stored: &Stored| match stored {
+            Stored::Done { id, .. } => Some(*id),
             _ => None,
         };
-        let places: Vec<Place> = stored.iter().filter_map(place).collect();
-        let links = self.links_of(record, topic);
-        if links.is_empty() {
-            return;
-        }
-        let is_keyed = places.len() < stored.len();
+        let ids: Vec<MessageId> = stored.iter().filter_map(id).collect();
+        let Ok(places) = self.coordinator.places_of(source, &ids).await else { return };
         let forwards = links.iter().map(|link| self.coordinator.forward(link, places.clone()));
-        let failed = join_all(forwards).await.into_iter().any(|moved| moved.is_err());
-        if failed || is_keyed {
+        if join_all(forwards).await.into_iter().any(|moved| moved.is_err()) {
             self.coordinator.replica().left_over().note(record.generation);
         }
     }
 
-    /// Moves what waits on the links of a topic.
+    /// Moves what waits on the links of a topic. One that meets an obstacle holds up no other; the
+    /// first obstacle is answered.
     pub(super) async fn forward_left(
         &self,
         record: &Record,
         topic: &Topic,
     ) -> Result<(), op::Refusal> {
-        for link in self.links_of(record, topic) {
-            loop {
-                let places = self.coordinator.movable(&link, CHUNK).await?;
-                if places.is_empty() || self.coordinator.forward(&link, places).await? == 0 {
-                    break;
-                }
+        let links = self.links_of(record, topic);
+        let moves = links.iter().map(|link| self.move_all(link));
+        join_all(moves).await.into_iter().collect()
+    }
+
+    /// Moves what a link may move now, until nothing is left or something is in the way.
+    async fn move_all(&self, link: &Link) -> Result<(), op::Refusal> {
+        loop {
+            let places = self.coordinator.movable(link, CHUNK).await?;
+            if places.is_empty() || self.coordinator.forward(link, places).await? == 0 {
+                return Ok(());
             }
         }
-        Ok(())
     }
 
     /// The link by which dead messages of a reader leave for another queue of the same owner.
@@ -143,21 +145,9 @@ impl Broker {
     /// them dead in place [R33].
     pub(super) async fn move_dead(&self, key: &RecordKey, record: &Record, source: &StreamRef) {
         for link in self.death_links(key, record, source) {
-            loop {
-                let moved = match self.coordinator.movable(&link, CHUNK).await {
-                    Ok(places) if places.is_empty() => break,
-                    Ok(places) => self.coordinator.forward(&link, places).await,
-                    Err(why) => Err(why),
-                };
-                match moved {
-                    Ok(0) => break,
-                    Ok(_) => {}
-                    Err(why) => {
-                        tracing::debug!(%why, stream = %source.generation, "the dead stay in place");
-                        metrics::counter!("tertulia_dead_letters_stuck_total").increment(1);
-                        break;
-                    }
-                }
+            if let Err(why) = self.move_all(&link).await {
+                tracing::debug!(%why, stream = %source.generation, "the dead stay in place");
+                metrics::counter!("tertulia_dead_letters_stuck_total").increment(1);
             }
         }
     }
@@ -168,6 +158,21 @@ impl Broker {
             if let Some(subscription) = record.subscription() {
                 self.coordinator.replica().left_over().note(subscription.topic);
             }
+        }
+    }
+
+    /// Whether the broker moves messages of a stream by itself: what waited for a right, or for
+    /// room, is looked at again from time to time.
+    pub(super) fn has_links(&self, record: &Record) -> bool {
+        let moves = |(_, it): &(RecordKey, Arc<Record>)| {
+            it.subscription().is_some_and(|subscription| {
+                subscription.deliver_to.is_some() || subscription.config.dead_letter.is_some()
+            })
+        };
+        match &record.value {
+            Value::Queue(queue) => queue.config.dead_letter.is_some(),
+            Value::Topic(_) => self.catalog.subscriptions_of(record.generation).iter().any(moves),
+            _ => false,
         }
     }
 }

@@ -63,18 +63,18 @@ impl Broker {
             self.coordinator.store(&stream, &sender, fits, all).await
         };
         self.forward_published(&record, value, &stored).await;
-        let matched: Vec<i32> = stored.iter().map(matched_by).collect();
+        // What was refused before the store has no outcome of it.
+        let mut of_stored = stored.iter().map(matched_by);
+        let matched: Vec<i32> = verdicts
+            .iter()
+            .map(|verdict| if verdict.is_none() { of_stored.next().unwrap_or(0) } else { 0 })
+            .collect();
         let results = self.results(&intake.address, stored, verdicts);
         let count =
             results.iter().filter(|r| matches!(r.status, SendStatus::Stored { .. })).count();
         metrics::counter!("tertulia_messages_published_total").increment(count as u64);
-        let mut matched = matched.into_iter();
-        let published = |result: SendResult| {
-            let is_sent = !matches!(result.status, SendStatus::Failed(_));
-            let matched = is_sent.then(|| matched.next()).flatten().unwrap_or(0);
-            PublishResult { result, matched }
-        };
-        Ok(results.into_iter().map(published).collect())
+        let published = |(result, matched)| PublishResult { result, matched };
+        Ok(results.into_iter().zip(matched).map(published).collect())
     }
 
     /// Takes out what no subscription wants now.

@@ -202,3 +202,65 @@ async fn r33_a_queue_sends_its_dead_on_and_no_two_queues_send_them_round() {
     let entry = broker.update_queue(&ana, "work", none, None).await.unwrap();
     assert_eq!(entry.value.config.dead_letter, None);
 }
+
+#[tokio::test]
+async fn each_result_tells_its_own_matches_also_behind_one_that_was_refused() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    subscribe(&broker, &ana, "all", SubscriptionChange::default()).await;
+    let named =
+        |text: &str| OutgoingMessage { dedup_id: Some("one".into()), ..message(text, "sports") };
+    let publish = |messages| {
+        let (broker, ana) = (broker.clone(), ana.clone());
+        async move {
+            broker.publish(&ana, "news", messages, Durability::Quorum, false, None).await.unwrap()
+        }
+    };
+    publish(vec![named("first")]).await;
+    let published = publish(vec![named("another"), message("new", "sports")]).await;
+    let mismatch = &published[0].result.status;
+    assert!(matches!(mismatch, SendStatus::Failed(Refusal::IdempotencyMismatch)));
+    assert_eq!((published[0].matched, published[1].matched), (0, 1));
+}
+
+#[tokio::test]
+async fn a_keyed_publish_is_in_its_linked_queue_when_it_is_answered() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    broker.put_queue(&ana, "inbox", QueueChange::default()).await.unwrap();
+    let into = SubscriptionChange { deliver_to: Some("inbox".into()), ..Default::default() };
+    subscribe(&broker, &ana, "link", into).await;
+    for _ in 0..2 {
+        let messages = vec![message("once", "x")];
+        let by_key =
+            broker.publish(&ana, "news", messages, Durability::Quorum, false, Some("key")).await;
+        by_key.unwrap();
+    }
+    assert_eq!(texts(&receive(&broker, &ana, Source::Queue("inbox")).await), ["once"]);
+}
+
+#[tokio::test]
+async fn r45_a_link_waits_without_its_right_and_goes_on_with_it() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    let eva = user(&broker, "eva").await;
+    broker.put_queue(&ana, "inbox", QueueChange::default()).await.unwrap();
+    broker
+        .put_topic_grant(&ana, "news", "eva", [crate::protocol::record::Right::Subscribe])
+        .await
+        .unwrap();
+    broker.put_grant(&ana, "inbox", "eva", [crate::protocol::record::Right::Send]).await.unwrap();
+    let into = SubscriptionChange { deliver_to: Some("inbox".into()), ..Default::default() };
+    subscribe(&broker, &eva, "link", into).await;
+    broker.delete_grant(&ana, "inbox", "eva").await.unwrap();
+    assert_eq!(publish(&broker, &ana, "waits", "x").await, 1);
+    assert!(receive(&broker, &ana, Source::Queue("inbox")).await.is_empty());
+    broker.put_grant(&ana, "inbox", "eva", [crate::protocol::record::Right::Send]).await.unwrap();
+    // What the worker does: topics come after queues.
+    let topics = broker.look_at_heads(None).await;
+    broker.look_at_heads(topics).await;
+    for stream in broker.coordinator.replica().left_over().take() {
+        broker.attend(stream).await.unwrap();
+    }
+    assert_eq!(texts(&receive(&broker, &ana, Source::Queue("inbox")).await), ["waits"]);
+}

@@ -1,6 +1,7 @@
 //! What of a queue can be set: within which bounds, what it is where nobody says, what goes
 //! together, and what is fixed once the queue exists.
 
+use super::settings::{self, Setting, numbers};
 use super::{Answer, Difference, Fault, Refusal};
 use crate::base::limits;
 use crate::base::names::QueueName;
@@ -57,97 +58,31 @@ pub const DEFAULTS: QueueConfig = QueueConfig {
     paused: false,
 };
 
-/// A setting that is a number.
-struct Number {
-    name: &'static str,
-    /// The least and the most it may be.
-    bounds: (i64, i64),
-    given: fn(&QueueChange) -> Option<i64>,
-    of: fn(&QueueConfig) -> i64,
-}
-
-const NUMBERS: [Number; 11] = [
-    Number {
-        name: "lease_seconds",
-        bounds: (1, limits::LEASE_SECONDS_MAX as i64),
-        given: |change| change.lease_seconds.map(i64::from),
-        of: |config| i64::from(config.lease_seconds),
-    },
-    Number {
-        name: "max_message_bytes",
-        bounds: (1, limits::MESSAGE_BYTES_MAX as i64),
-        given: |change| change.max_message_bytes.map(i64::from),
-        of: |config| i64::from(config.max_message_bytes),
-    },
-    Number {
-        name: "replicas",
-        bounds: (1, limits::REPLICAS_MAX as i64),
-        given: |change| change.replicas.map(i64::from),
-        of: |config| i64::from(config.replicas),
-    },
-    Number {
-        name: "retention_seconds",
-        bounds: (limits::RETENTION_SECONDS_MIN as i64, limits::RETENTION_SECONDS_MAX as i64),
-        given: |change| change.retention_seconds.map(i64::from),
-        of: |config| i64::from(config.retention_seconds),
-    },
-    Number {
-        name: "delay_seconds",
-        bounds: (0, limits::RETENTION_SECONDS_MAX as i64),
-        given: |change| change.delay_seconds.map(i64::from),
-        of: |config| i64::from(config.delay_seconds),
-    },
-    Number {
-        name: "max_failures",
-        bounds: (0, limits::FAILURES_MAX as i64),
-        given: |change| change.max_failures.map(i64::from),
-        of: |config| i64::from(config.max_failures),
-    },
-    Number {
-        name: "backoff_min_seconds",
-        bounds: (0, limits::BACKOFF_SECONDS_MAX as i64),
-        given: |change| change.backoff_min_seconds.map(i64::from),
-        of: |config| i64::from(config.backoff_min_seconds),
-    },
-    Number {
-        name: "backoff_max_seconds",
-        bounds: (0, limits::BACKOFF_SECONDS_MAX as i64),
-        given: |change| change.backoff_max_seconds.map(i64::from),
-        of: |config| i64::from(config.backoff_max_seconds),
-    },
-    Number {
-        name: "dedup_seconds",
-        bounds: (0, limits::DEDUP_SECONDS_MAX as i64),
-        given: |change| change.dedup_seconds.map(i64::from),
-        of: |config| i64::from(config.dedup_seconds),
-    },
-    Number {
-        name: "max_in_flight",
-        bounds: (1, limits::IN_FLIGHT_MAX as i64),
-        given: |change| change.max_in_flight.map(i64::from),
-        of: |config| i64::from(config.max_in_flight),
-    },
-    Number {
-        name: "max_bytes",
-        bounds: (0, limits::QUEUE_BYTES_MAX),
-        given: |change| change.max_bytes,
-        of: |config| config.max_bytes,
-    },
-];
-
 impl QueueChange {
+    /// The settings that are numbers.
+    fn numbers(&self) -> [Setting<QueueConfig>; 11] {
+        numbers![
+            self,
+            lease_seconds: 1 => limits::LEASE_SECONDS_MAX,
+            max_message_bytes: 1 => limits::MESSAGE_BYTES_MAX,
+            replicas: 1 => limits::REPLICAS_MAX,
+            retention_seconds: limits::RETENTION_SECONDS_MIN => limits::RETENTION_SECONDS_MAX,
+            delay_seconds: 0 => limits::RETENTION_SECONDS_MAX,
+            max_failures: 0 => limits::FAILURES_MAX,
+            backoff_min_seconds: 0 => limits::BACKOFF_SECONDS_MAX,
+            backoff_max_seconds: 0 => limits::BACKOFF_SECONDS_MAX,
+            dedup_seconds: 0 => limits::DEDUP_SECONDS_MAX,
+            max_in_flight: 1 => limits::IN_FLIGHT_MAX,
+            max_bytes: 0 => limits::STREAM_BYTES_MAX,
+        ]
+    }
+
     /// Whether each number is within its bounds.
     ///
     /// # Errors
     /// `Invalid`.
     pub(super) fn check(&self) -> Answer<()> {
-        let faults =
-            NUMBERS.iter().filter_map(|Number { name, bounds: (least, most), given, .. }| {
-                let given = given(self).filter(|given| !(least..=most).contains(&given))?;
-                let message = format!("{given} is not within {least} to {most}");
-                Some(Fault::new(name, "range", message))
-            });
-        let mut faults: Vec<Fault> = faults.collect();
+        let mut faults = settings::faults(&self.numbers());
         let target = self.dead_letter.as_deref().filter(|name| !name.is_empty());
         if let Some(Err(error)) = target.map(QueueName::parse) {
             faults.push(Fault::new("dead_letter", "name", error.to_string()));
@@ -219,9 +154,7 @@ impl QueueChange {
 
     /// What was given and is not so.
     pub(super) fn differences(&self, config: &QueueConfig) -> Vec<Difference> {
-        let numbers = NUMBERS.iter().map(|Number { name, given, of, .. }| {
-            (*name, given(self).map(|wanted| wanted.to_string()), of(config).to_string())
-        });
+        let numbers = settings::differences(&self.numbers(), config);
         let ordering = self.ordering.map(|wanted| ordering_word(wanted).to_owned());
         let paused = self.paused.map(|wanted| wanted.to_string());
         let others = [
@@ -233,11 +166,11 @@ impl QueueChange {
                 config.dead_letter.clone().unwrap_or_default(),
             ),
         ];
-        let differing = numbers.chain(others).filter_map(|(field, wanted, actual)| {
+        let differing = others.into_iter().filter_map(|(field, wanted, actual)| {
             let wanted = wanted.filter(|wanted| *wanted != actual)?;
             Some(Difference { field, wanted, actual })
         });
-        differing.collect()
+        numbers.into_iter().chain(differing).collect()
     }
 }
 

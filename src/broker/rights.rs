@@ -87,7 +87,6 @@ impl Broker {
     }
 
     /// The live queue of that name in the path, if the caller has the right.
-    #[allow(dead_code)] // what touches messages begins with it
     pub(crate) fn queue_for(
         &self,
         by: &Caller,

@@ -262,15 +262,15 @@ impl Broker {
         };
         let results: Vec<SendResult> =
             verdicts.into_iter().map(status).map(|status| SendResult { status }).collect();
-        for result in &results {
-            let outcome = match &result.status {
-                SendStatus::Stored { is_duplicate: false, .. } => "stored",
-                SendStatus::Stored { is_duplicate: true, .. } => "duplicate",
-                SendStatus::Failed(_) => "failed",
-                SendStatus::Unknown(_) => "unknown",
-            };
-            metrics::counter!("tertulia_sends_total", "outcome" => outcome).increment(1);
-        }
+        let is = |wanted: fn(&SendStatus) -> bool| results.iter().any(|r| wanted(&r.status));
+        let outcome = if is(|status| matches!(status, SendStatus::Stored { .. })) {
+            "stored"
+        } else if is(|status| matches!(status, SendStatus::Unknown(_))) {
+            "unknown"
+        } else {
+            "failed"
+        };
+        metrics::counter!("tertulia_sends_total", "outcome" => outcome).increment(1);
         results
     }
 

@@ -16,13 +16,33 @@ pub(super) struct Setting<C> {
     pub(super) of: fn(&C) -> i64,
 }
 
-/// Refuses what is out of bounds.
-pub(super) fn check<C>(settings: &[Setting<C>]) -> Answer<()> {
+/// The settings of a change that are numbers: each is a field of that name in the change, where it
+/// is optional, and in the settings.
+macro_rules! numbers {
+    ($change:expr, $($field:ident: $least:expr => $most:expr),* $(,)?) => {
+        [$($crate::broker::settings::Setting {
+            name: stringify!($field),
+            given: $change.$field.map(i64::from),
+            least: i64::from($least),
+            most: i64::from($most),
+            of: |config| i64::from(config.$field),
+        }),*]
+    };
+}
+pub(super) use numbers;
+
+/// What is out of bounds.
+pub(super) fn faults<C>(settings: &[Setting<C>]) -> Vec<Fault> {
     let faults = settings.iter().filter_map(|Setting { name, given, least, most, .. }| {
         let given = given.filter(|given| !(least..=most).contains(&given))?;
         Some(Fault::new(name, "range", format!("{given} is not within {least} to {most}")))
     });
-    match faults.collect::<Vec<_>>() {
+    faults.collect()
+}
+
+/// Refuses what is out of bounds.
+pub(super) fn check<C>(settings: &[Setting<C>]) -> Answer<()> {
+    match faults(settings) {
         faults if faults.is_empty() => Ok(()),
         faults => Err(Refusal::Invalid(faults)),
     }

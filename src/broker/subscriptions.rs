@@ -12,7 +12,10 @@ use super::{
     Answer, Broker, Caller, Difference, Entry, Fault, Page, Refusal, check_if_match, settings,
 };
 use crate::base::ids::{Generation, SubscriptionId, UserId};
-use crate::base::limits::{LEASE_SECONDS_DEFAULT, SUBSCRIPTIONS_PER_TOPIC_MAX};
+use crate::base::limits::{
+    BACKOFF_SECONDS_DEFAULT, FAILURES_DEFAULT, IN_FLIGHT_DEFAULT, LEASE_SECONDS_DEFAULT,
+    SUBSCRIPTIONS_PER_TOPIC_MAX,
+};
 use crate::base::names::{QueueName, SubscriptionName};
 use crate::metadata::Draft;
 use crate::protocol::record::{
@@ -29,10 +32,10 @@ pub use change::SubscriptionChange;
 /// What a subscription is that says nothing.
 pub const DEFAULTS: SubscriptionConfig = SubscriptionConfig {
     lease_seconds: LEASE_SECONDS_DEFAULT,
-    max_failures: 10,
+    max_failures: FAILURES_DEFAULT,
     backoff_min_seconds: 0,
-    backoff_max_seconds: 600,
-    max_in_flight: 120_000,
+    backoff_max_seconds: BACKOFF_SECONDS_DEFAULT,
+    max_in_flight: IN_FLIGHT_DEFAULT,
     dead_letter: None,
     paused: false,
 };

@@ -3,7 +3,7 @@
 use super::changes::Step;
 use super::objects::{Object, entry, live};
 use super::rights::require_scope;
-use super::settings::{self, Setting};
+use super::settings::{self, Setting, numbers};
 use super::{Answer, Broker, Caller, Entry, Messages, Page, Refusal, check_if_match};
 use crate::base::ids::Generation;
 use crate::base::limits::{
@@ -205,42 +205,13 @@ impl Broker {
 
 impl TopicChange {
     fn settings(&self) -> [Setting<TopicConfig>; 5] {
-        [
-            Setting {
-                name: "max_message_bytes",
-                given: self.max_message_bytes.map(i64::from),
-                least: 1,
-                most: MESSAGE_BYTES_MAX.into(),
-                of: |config| config.max_message_bytes.into(),
-            },
-            Setting {
-                name: "replicas",
-                given: self.replicas.map(i64::from),
-                least: 1,
-                most: REPLICAS_MAX.into(),
-                of: |config| config.replicas.into(),
-            },
-            Setting {
-                name: "retention_seconds",
-                given: self.retention_seconds.map(i64::from),
-                least: RETENTION_SECONDS_MIN.into(),
-                most: RETENTION_SECONDS_MAX.into(),
-                of: |config| config.retention_seconds.into(),
-            },
-            Setting {
-                name: "dedup_seconds",
-                given: self.dedup_seconds.map(i64::from),
-                least: 0,
-                most: DEDUP_SECONDS_MAX.into(),
-                of: |config| config.dedup_seconds.into(),
-            },
-            Setting {
-                name: "max_bytes",
-                given: self.max_bytes,
-                least: 0,
-                most: STREAM_BYTES_MAX,
-                of: |config| config.max_bytes,
-            },
+        numbers![
+            self,
+            max_message_bytes: 1 => MESSAGE_BYTES_MAX,
+            replicas: 1 => REPLICAS_MAX,
+            retention_seconds: RETENTION_SECONDS_MIN => RETENTION_SECONDS_MAX,
+            dedup_seconds: 0 => DEDUP_SECONDS_MAX,
+            max_bytes: 0 => STREAM_BYTES_MAX,
         ]
     }
 

@@ -18,6 +18,7 @@ impl Broker {
     /// Runs until the node stops.
     pub async fn run_upkeep(self: Arc<Self>) {
         let left_over = self.coordinator.replica().left_over().clone();
+        // What a crash left between two streams is dealt with first.
         self.note_links();
         let mut after = None;
         let mut heads_at = tokio::time::interval(PERIOD);
@@ -55,7 +56,7 @@ impl Broker {
     }
 
     /// Deals with what is left to do in a stream. One that is gone has nothing left.
-    async fn attend(&self, generation: Generation) -> Answer<()> {
+    pub(super) async fn attend(&self, generation: Generation) -> Answer<()> {
         let Some((key, record)) = self.catalog.stream_by_generation(generation) else {
             return Ok(());
         };
@@ -83,7 +84,10 @@ impl Broker {
 
     /// Looks whether the first message of some streams is over, those behind one name; answers
     /// where to go on: queues first, then topics.
-    async fn look_at_heads(&self, after: Option<(Kind, Vec<u8>)>) -> Option<(Kind, Vec<u8>)> {
+    pub(super) async fn look_at_heads(
+        &self,
+        after: Option<(Kind, Vec<u8>)>,
+    ) -> Option<(Kind, Vec<u8>)> {
         let (kind, after) = match after {
             Some((kind, after)) => (kind, Some(after)),
             None => (Kind::Queue, None),
@@ -94,6 +98,9 @@ impl Broker {
         let is_end = page.len() < HEADS;
         for (_, record) in page {
             let Some(stream) = self.live_stream(&record) else { continue };
+            if self.has_links(&record) {
+                self.coordinator.replica().left_over().note(record.generation);
+            }
             match &record.value {
                 Value::Queue(queue) => {
                     let retention_ms = rules::of_queue(&queue.config).retention_ms;

@@ -2,6 +2,7 @@
 
 use crate::base::hlc::Hlc;
 use crate::base::ids::{Generation, SubscriptionId, UserId};
+use crate::base::limits::ATTRIBUTE_KEY_CHARS_MAX;
 use crate::crdt::dot::Dot;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -61,6 +62,13 @@ pub struct Content {
     pub topic: Option<String>,
     /// Where and why it died, when it was moved here for that.
     pub died: Option<Died>,
+}
+
+/// Whether an attribute may have this key: 1 to 128 of `A–Z a–z 0–9 . _ -`.
+#[must_use]
+pub fn is_attribute_key(key: &str) -> bool {
+    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
+    (1..=ATTRIBUTE_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(allowed)
 }
 
 /// Where and why a message died.

@@ -7,6 +7,7 @@ use super::record::Filter;
 use crate::base::limits::{
     ATTRIBUTE_KEY_CHARS_MAX, ATTRIBUTE_VALUE_BYTES_MAX, ATTRIBUTES_MAX, ROUTING_KEY_CHARS_MAX,
 };
+use crate::message::envelope::is_attribute_key;
 use std::collections::BTreeMap;
 
 /// Why a filter is none.
@@ -86,11 +87,6 @@ fn check_pattern(pattern: &str) -> Result<(), FilterError> {
         }
     }
     Ok(())
-}
-
-fn is_attribute_key(key: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=ATTRIBUTE_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(allowed)
 }
 
 /// Whether a filter wants a message: all conditions must hold.

@@ -5,7 +5,7 @@
 //! could not win or could not hand over.
 
 use super::coordinator::{Coordinator, StreamRef};
-use super::opening::{Found, OpenMessage, Opened, open};
+use super::opening::{OpenMessage, Opened};
 use super::scan;
 use super::settling::Settled;
 use super::stream_cell::{Bell, StreamCell};
@@ -13,7 +13,7 @@ use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
 use crate::message::envelope::{Content, Header};
-use crate::protocol::lease::{Attempt, Death};
+use crate::protocol::lease::Death;
 use crate::protocol::op::{
     Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, Request, SettleAction, SettleItem,
 };
@@ -134,13 +134,13 @@ impl Drop for Picked {
 
 /// Granted messages that nobody has yet: they are given back unless they are handed over.
 pub struct Granted {
-    coordinator: Arc<Coordinator>,
-    stream: StreamRef,
-    reader: SubscriptionId,
+    pub(super) coordinator: Arc<Coordinator>,
+    pub(super) stream: StreamRef,
+    pub(super) reader: SubscriptionId,
     /// What was won, in dispatch order.
     pub deliveries: Vec<Delivery>,
     /// The first answer may have handed them over already: they are not taken back.
-    is_repeat: bool,
+    pub(super) is_repeat: bool,
 }
 
 impl Granted {
@@ -248,52 +248,6 @@ impl Coordinator {
         }
     }
 
-    /// What a request of that name holds already, extended [F26]; `None`: nothing.
-    async fn repeat(
-        self: &Arc<Self>,
-        cell: &Arc<StreamCell>,
-        stream: &StreamRef,
-        wanted: &Wanted,
-        began_ms: u64,
-    ) -> Option<Granted> {
-        let (reader, duration_ms) = (wanted.reader, wanted.duration_ms);
-        let requester = wanted.requester?;
-        let held = self
-            .parts
-            .replica
-            .decide(cell, reader, |state, now_ms| state.leased_to(reader, requester, now_ms));
-        let lease = |attempt: &Attempt| Lease {
-            place: attempt.place,
-            requester,
-            counter: attempt.counter,
-            receive_count: attempt.receive_count,
-            failure_count: attempt.failure_count,
-            began_ms,
-            duration_ms,
-        };
-        let leases: Vec<Lease> = held.iter().map(lease).collect();
-        let extend = |lease: &Lease| lease.item(SettleAction::Extend { duration_ms });
-        let items = leases.iter().map(extend).collect();
-        let settled = self.settle(stream, reader, items, false).await;
-        let mut deliveries = Vec::new();
-        for ((lease, attempt), settled) in leases.iter().zip(&held).zip(settled) {
-            if settled != Settled::Done {
-                continue;
-            }
-            let found = self.read(stream, vec![lease.place], 1).await.pop();
-            if let Some(Found::Here(kept)) = found
-                && let Some(content) = open(stream, &kept.envelope)
-            {
-                let (header, death) = (kept.envelope.header.clone(), attempt.death);
-                deliveries.push(Delivery { header, content, lease: *lease, death });
-            }
-        }
-        deliveries.sort_by_key(|delivery| delivery.lease.place);
-        let (coordinator, stream) = (self.clone(), stream.clone());
-        let granted = Granted { coordinator, stream, reader, deliveries, is_repeat: true };
-        (!granted.deliveries.is_empty()).then_some(granted)
-    }
-
     async fn pick(
         self: &Arc<Self>,
         cell: &Arc<StreamCell>,
@@ -381,10 +335,14 @@ impl Coordinator {
             dots: opened.messages.iter().map(bare).collect(),
         };
         let (ticket, votes) = replica.lease(&cell, &mut op).map_err(ReceiveError::Refused)?;
-        let deaths: Vec<Option<Death>> = cell.decide(|state| {
-            let death = |dot: &LeaseDot| state.attempt(reader, dot.place.1).and_then(|a| a.death);
-            op.dots.iter().map(death).collect()
-        });
+        let deaths: Vec<Option<Death>> = if wanted.from_dead {
+            cell.decide(|state| {
+                let of = |dot: &LeaseDot| state.attempt(reader, dot.place.1).and_then(|a| a.death);
+                op.dots.iter().map(of).collect()
+            })
+        } else {
+            Vec::new()
+        };
         opened.picked.messages.clear();
         let lease = |m: &OpenMessage| Lease {
             place: m.place,

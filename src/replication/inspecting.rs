@@ -214,6 +214,19 @@ impl Coordinator {
         })
     }
 
+    /// Where these messages are, as far as they are known here.
+    ///
+    /// # Errors
+    /// [`Refusal`], when the stream is gone or cannot be read.
+    pub async fn places_of(
+        &self,
+        stream: &StreamRef,
+        ids: &[MessageId],
+    ) -> Result<Vec<Place>, Refusal> {
+        let cell = self.parts.replica.cell(stream.generation).await?;
+        Ok(cell.decide(|state| ids.iter().filter_map(|id| state.place_of(*id)).collect()))
+    }
+
     /// Looks at a reader's messages in dispatch order. Nothing changes.
     ///
     /// # Errors

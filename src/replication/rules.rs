@@ -1,6 +1,7 @@
 //! What the settings of a stream mean to the protocol, read from its record.
 
 use crate::base::ids::{Generation, SubscriptionId};
+use crate::base::limits;
 use crate::metadata::Catalog;
 use crate::protocol::lease::Rules;
 use crate::protocol::record::{Ordering, QueueConfig, SubscriptionConfig, TopicConfig, Value};
@@ -44,7 +45,11 @@ pub fn of_subscription(config: &SubscriptionConfig, topic: &TopicConfig) -> Rule
 }
 
 fn bounds(dedup_seconds: i32, max_bytes: i64) -> Bounds {
-    Bounds { dedup_ms: ms(dedup_seconds), bytes_max: u64::try_from(max_bytes).unwrap_or(0) }
+    Bounds {
+        dedup_ms: ms(dedup_seconds),
+        bytes_max: u64::try_from(max_bytes).unwrap_or(0),
+        keys_max: limits::IDENTITIES_MAX,
+    }
 }
 
 /// What the record of a stream says it is, and what bounds it; `None`: no record knows it.

@@ -11,7 +11,7 @@ use crate::layout::view::View;
 use crate::message::envelope::{Content, Envelope, GroupHash, Header};
 use crate::protocol::op::{Answer, Outcome, Refusal, Reply, Request, StoreVote};
 use crate::protocol::quorum::Tally;
-use crate::protocol::stream::MessageId;
+use crate::protocol::stream::{MessageId, StreamKind};
 use crate::security::sealing::{content_mac, seal_message};
 use crate::store::WriteClass;
 use std::future::Future;
@@ -150,7 +150,9 @@ impl Coordinator {
         let bytes = plain.iter().map(|p| p.len() + ROW_BYTES).sum();
         let dots: Vec<Option<Dot>> = messages.iter().map(|m| m.named).collect();
         let admission = replica.admit(WriteClass::Growth, bytes)?;
-        let set = cell.decide(|state| state.is_topic().then(|| state.set().clone()));
+        let is_topic =
+            replica.bounds(stream.generation).is_some_and(|(kind, _)| kind == StreamKind::Topic);
+        let set = is_topic.then(|| cell.decide(|state| state.set().clone()));
         let set_version = set.as_ref().map_or(0, |set| set.version);
         let wanted = |m: &Outgoing| set.as_ref().map_or_else(Vec::new, |s| s.matched(&m.content));
         let matched: Vec<Vec<SubscriptionId>> = messages.iter().map(wanted).collect();

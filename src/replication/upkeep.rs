@@ -60,8 +60,12 @@ impl Coordinator {
             let expired = self.expire(stream, reader, expire).await?;
             attended.buried += buried;
             attended.expired += expired;
-            // What could not be won is tried again the next time.
+            // What could not be won is tried again the next time, if it is still doomed then.
             if buried + expired == 0 {
+                let left: Vec<Place> = doomed.iter().map(|(place, _)| *place).collect();
+                replica.decide(&cell, reader, |state, now_ms| {
+                    state.reconsider(reader, &left, now_ms);
+                });
                 break;
             }
         }

@@ -26,20 +26,41 @@ pub enum Event {
 
 /// A history that many clients write.
 #[derive(Debug, Default)]
-pub struct History(Mutex<Vec<Event>>);
+pub struct History {
+    events: Mutex<Vec<Event>>,
+    grown: tokio::sync::Notify,
+}
 
 impl History {
     pub fn note(&self, event: Event) {
-        self.0.lock().unwrap().push(event);
+        self.events.lock().unwrap().push(event);
+        self.grown.notify_waiters();
     }
 
     pub fn len(&self) -> usize {
-        self.0.lock().unwrap().len()
+        self.events.lock().unwrap().len()
+    }
+
+    /// Returns once so many more events have happened; fails when that takes a minute.
+    pub async fn grows_by(&self, events: usize) {
+        let wanted = self.len() + events;
+        let growth = async {
+            loop {
+                let mut grown = std::pin::pin!(self.grown.notified());
+                grown.as_mut().enable();
+                if self.len() >= wanted {
+                    return;
+                }
+                grown.await;
+            }
+        };
+        let minute = std::time::Duration::from_secs(60);
+        tokio::time::timeout(minute, growth).await.expect("the load stands still");
     }
 
     /// Judges it by way of the file format, so that what is written is what is judged.
     pub fn verdict(&self) -> Verdict {
-        check(&read(&write(&self.0.lock().unwrap())).unwrap())
+        check(&read(&write(&self.events.lock().unwrap())).unwrap())
     }
 }
 

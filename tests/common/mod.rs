@@ -5,5 +5,6 @@ pub mod check;
 pub mod fault_disk;
 pub mod memory_net;
 pub mod one;
+pub mod process;
 pub mod served;
 pub mod three;

@@ -1,25 +1,14 @@
 //! The real binary, serving HTTPS from a folder of its own, and a client of it.
 
+use super::process::{Process, free_port};
 use serde_json::Value;
-use std::fs::File;
 use std::net::IpAddr;
-use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::Duration;
 
-/// A serving node; killed when dropped.
+/// A serving node in a folder of its own.
 pub struct Served {
-    child: Child,
-    folder: tempfile::TempDir,
-    url: String,
+    process: Process,
     client: reqwest::Client,
-}
-
-impl Drop for Served {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
-    }
+    _folder: tempfile::TempDir,
 }
 
 /// Whom a request comes from.
@@ -38,48 +27,22 @@ pub struct Answer {
 }
 
 impl Served {
-    /// Starts a node and waits until it is ready, by asking it.
+    /// Starts a node that logs in JSON.
     pub async fn start(log_level: &str) -> Self {
-        let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let folder = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let log = File::create(folder.path().join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_tertulia"))
-            .arg("serve")
-            .env("TERTULIA_DATA_DIR", folder.path().join("data"))
-            .env("TERTULIA_HTTP__LISTEN", format!("127.0.0.1:{port}"))
-            .env("TERTULIA_LOG__LEVEL", log_level)
-            .env("TERTULIA_LOG__FORMAT", "json")
-            .stdout(Stdio::null())
-            .stderr(log)
-            .spawn()
-            .unwrap();
-        let url = format!("https://localhost:{port}");
-        let mut served = Self { child, folder, url, client: reqwest::Client::new() };
-        for _ in 0..1_000 {
-            if let Some(status) = served.child.try_wait().unwrap() {
-                panic!("the node ended by itself with {status}: {}", served.log());
-            }
-            if served.folder.path().join("data/ca.pem").exists() {
-                served.client = served.client_from(None);
-                let ready = served.client.get(format!("{}/readyz", served.url)).send().await;
-                if ready.is_ok_and(|answer| answer.status() == 200) {
-                    return served;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("the node is not ready after 10 s");
+        let log = [("TERTULIA_LOG__LEVEL", log_level), ("TERTULIA_LOG__FORMAT", "json")];
+        let process = Process::start(folder.path(), free_port(), &log).await;
+        Self { client: process.client(None), process, _folder: folder }
     }
 
     /// All that the node has logged.
     pub fn log(&self) -> String {
-        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+        self.process.log()
     }
 
     /// A client that trusts the node, and calls from this address if given.
     pub fn client_from(&self, address: Option<IpAddr>) -> reqwest::Client {
-        client(&self.folder.path().join("data/ca.pem"), address)
+        self.process.client(address)
     }
 
     /// One request.
@@ -98,7 +61,7 @@ impl Served {
         body: Option<&Value>,
     ) -> Answer {
         let method = method.parse::<reqwest::Method>().unwrap();
-        let mut request = client.request(method, format!("{}{path}", self.url));
+        let mut request = client.request(method, format!("{}{path}", self.process.url()));
         if !request_id.is_empty() {
             request = request.header("x-request-id", request_id);
         }
@@ -120,15 +83,4 @@ impl Served {
         let body = answer.bytes().await.unwrap();
         Answer { status, body: serde_json::from_slice(&body).unwrap_or_default() }
     }
-}
-
-fn client(ca: &Path, address: Option<IpAddr>) -> reqwest::Client {
-    let pem = std::fs::read(ca).unwrap();
-    reqwest::Client::builder()
-        .tls_backend_rustls()
-        .tls_certs_only([reqwest::Certificate::from_pem(&pem).unwrap()])
-        .local_address(address)
-        .timeout(Duration::from_secs(30))
-        .build()
-        .unwrap()
 }

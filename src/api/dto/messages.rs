@@ -8,6 +8,7 @@ use crate::api::problem::Problem;
 use crate::base::limits;
 use crate::broker::send::Due;
 use crate::broker::{self, Body, DeathReason, SendStatus};
+use crate::message::envelope::is_attribute_key;
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -69,12 +70,6 @@ pub struct OutgoingMessage {
     /// Seconds after which it is dropped; at most the queue's retention, which is the default.
     #[serde(default, deserialize_with = "present")]
     pub ttl_seconds: Option<i32>,
-}
-
-/// Whether a text is an attribute's key.
-pub(super) fn is_attribute_key(key: &str) -> bool {
-    let allowed = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-');
-    (1..=limits::ATTRIBUTE_KEY_CHARS_MAX).contains(&key.len()) && key.bytes().all(allowed)
 }
 
 impl Validate for OutgoingMessage {

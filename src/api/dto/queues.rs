@@ -111,7 +111,7 @@ impl Validate for QueueConfig {
         bound("backoff_max_seconds", Rule::Number(0, limits::BACKOFF_SECONDS_MAX as i64)),
         bound("dedup_seconds", Rule::Number(0, limits::DEDUP_SECONDS_MAX as i64)),
         bound("max_in_flight", Rule::Number(1, limits::IN_FLIGHT_MAX as i64)),
-        bound("max_bytes", Rule::Number(0, limits::QUEUE_BYTES_MAX)),
+        bound("max_bytes", Rule::Number(0, limits::STREAM_BYTES_MAX)),
         bound("dead_letter", Rule::Text(0, 128)),
     ];
 

@@ -1,12 +1,12 @@
 //! Subscriptions.
 
-use super::messages::is_attribute_key;
 use super::objects::present_object;
 use super::scalars::Time;
 use super::validate::{Bound, Faults, Rule, Validate, bound};
 use super::{page, present};
 use crate::base::limits;
 use crate::broker::{self, Broker, Entry, SubscriptionChange};
+use crate::message::envelope::is_attribute_key;
 use crate::protocol::record::{self, Subscription};
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
@@ -60,7 +60,7 @@ impl Validate for SubscriptionConfig {
         bound("max_failures", Rule::Number(0, limits::FAILURES_MAX as i64)),
         bound("backoff_min_seconds", Rule::Number(0, limits::BACKOFF_SECONDS_MAX as i64)),
         bound("backoff_max_seconds", Rule::Number(0, limits::BACKOFF_SECONDS_MAX as i64)),
-        bound("max_in_flight", Rule::Number(1, limits::IN_FLIGHT_SETTING_MAX as i64)),
+        bound("max_in_flight", Rule::Number(1, limits::IN_FLIGHT_MAX as i64)),
         bound("dead_letter", Rule::Text(0, 128)),
     ];
 

@@ -1,10 +1,8 @@
 //! Settings of a subscription that were given: their bounds, and what is fixed.
 
 use super::*;
-use crate::base::limits::{
-    BACKOFF_SECONDS_MAX, FAILURES_MAX, IN_FLIGHT_SETTING_MAX, LEASE_SECONDS_MAX,
-};
-use crate::broker::settings::Setting;
+use crate::base::limits::{BACKOFF_SECONDS_MAX, FAILURES_MAX, IN_FLIGHT_MAX, LEASE_SECONDS_MAX};
+use crate::broker::settings::{Setting, numbers};
 
 /// Settings of a subscription that were given; what is absent is not asked for.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -33,38 +31,13 @@ pub struct SubscriptionChange {
 
 impl SubscriptionChange {
     fn settings(&self) -> [Setting<SubscriptionConfig>; 5] {
-        type Of = fn(&SubscriptionConfig) -> i64;
-        let setting = |name, given: Option<i32>, least: i32, most: i32, of: Of| Setting {
-            name,
-            given: given.map(i64::from),
-            least: least.into(),
-            most: most.into(),
-            of,
-        };
-        [
-            setting("lease_seconds", self.lease_seconds, 1, LEASE_SECONDS_MAX, |config| {
-                config.lease_seconds.into()
-            }),
-            setting("max_failures", self.max_failures, 0, FAILURES_MAX, |config| {
-                config.max_failures.into()
-            }),
-            setting(
-                "backoff_min_seconds",
-                self.backoff_min_seconds,
-                0,
-                BACKOFF_SECONDS_MAX,
-                |config| config.backoff_min_seconds.into(),
-            ),
-            setting(
-                "backoff_max_seconds",
-                self.backoff_max_seconds,
-                0,
-                BACKOFF_SECONDS_MAX,
-                |config| config.backoff_max_seconds.into(),
-            ),
-            setting("max_in_flight", self.max_in_flight, 1, IN_FLIGHT_SETTING_MAX, |config| {
-                config.max_in_flight.into()
-            }),
+        numbers![
+            self,
+            lease_seconds: 1 => LEASE_SECONDS_MAX,
+            max_failures: 0 => FAILURES_MAX,
+            backoff_min_seconds: 0 => BACKOFF_SECONDS_MAX,
+            backoff_max_seconds: 0 => BACKOFF_SECONDS_MAX,
+            max_in_flight: 1 => IN_FLIGHT_MAX,
         ]
     }
 

@@ -57,6 +57,23 @@ impl Identities {
         self.of.get(&id).is_some_and(over)
     }
 
+    /// Those of the oldest `max` whose window is over.
+    fn aged(&self, now_ms: u64, window_ms: u64, max: usize) -> Vec<(u64, KeyedId)> {
+        let over = |(_, id): &&(u64, KeyedId)| self.is_over(*id, now_ms, window_ms);
+        self.ages.iter().take(max).take_while(over).copied().collect()
+    }
+
+    /// How many [`Identities::forget`] would forget.
+    pub(super) fn forgettable(
+        &self,
+        now_ms: u64,
+        window_ms: u64,
+        max: usize,
+        is_settled: impl Fn(KeyedId) -> bool,
+    ) -> usize {
+        self.aged(now_ms, window_ms, max).iter().filter(|(_, id)| is_settled(*id)).count()
+    }
+
     /// Forgets up to `max` whose window is over and whose message is settled. Those that are
     /// not settled are looked at again when they are ([`Identities::settled`]).
     pub(super) fn forget(
@@ -67,17 +84,11 @@ impl Identities {
         is_settled: impl Fn(KeyedId) -> bool,
     ) -> Vec<KeyedId> {
         let mut forgotten = Vec::new();
-        for _ in 0..max {
-            let first = self.ages.first().copied();
-            let Some((received_ms, id)) =
-                first.filter(|(_, id)| self.is_over(*id, now_ms, window_ms))
-            else {
-                break;
-            };
-            self.ages.remove(&(received_ms, id));
-            if is_settled(id) {
-                self.of.remove(&id);
-                forgotten.push(id);
+        for age in self.aged(now_ms, window_ms, max) {
+            self.ages.remove(&age);
+            if is_settled(age.1) {
+                self.of.remove(&age.1);
+                forgotten.push(age.1);
             }
         }
         forgotten

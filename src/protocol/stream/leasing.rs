@@ -104,6 +104,19 @@ impl Stream {
         reader.doomed.iter().take(max).map(purpose).collect()
     }
 
+    /// Messages that the broker could neither drop nor bury go where they belong now: the settings
+    /// by which they were doomed may have changed.
+    pub fn reconsider(&mut self, id: SubscriptionId, places: &[Place], now_ms: u64) {
+        for place in places {
+            let mark = self.marks.get(&place.1);
+            let Some(reader) = self.readers.get_mut(&id) else { return };
+            if reader.doomed.contains(place) {
+                let payload = reader.unseat(*place);
+                reader.seat(*place, payload, mark, now_ms);
+            }
+        }
+    }
+
     /// Whether the broker has something to drop or to bury.
     #[must_use]
     pub fn has_doomed(&self, id: SubscriptionId) -> bool {

@@ -104,8 +104,7 @@ impl Stream {
             open.into_iter().filter(|(_, dot)| !reader.purged.contains(*dot)).collect();
         for place in &open {
             let dot = place.1;
-            reader.open.insert(dot);
-            reader.bytes += u64::from(self.sizes.get(dot));
+            reader.open(dot, u64::from(self.sizes.get(dot)));
             if let Some(mark) = self.marks.get(&dot) {
                 reader.join_group(*place, mark);
                 if mark.ends_ms != 0 {

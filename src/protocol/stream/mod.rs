@@ -227,7 +227,7 @@ impl Stream {
     #[must_use]
     pub fn count(&self) -> u64 {
         match self.kind {
-            StreamKind::Queue => self.readers.values().map(|r| r.open.len()).sum(),
+            StreamKind::Queue => self.readers.values().map(|r| r.open_count).sum(),
             StreamKind::Topic => self.sizes.len(),
         }
     }
@@ -293,8 +293,8 @@ impl Stream {
         }
     }
 
-    /// The smallest number of an origin that a reader has open: below it nothing more can come
-    /// from there, up to what was seen [F16].
+    /// Up to which number of a dot's origin nothing more can come from this reader [F16]: as far
+    /// as this replica knows. With several replicas a majority has to say so.
     #[must_use]
     pub fn closed_below(&self, id: SubscriptionId, dot: Dot) -> u64 {
         let Some((origin, _)) = dot.origin() else { return 0 };

@@ -37,6 +37,7 @@ impl Stream {
         if count > 0 {
             let mut gone = before;
             gone.subtract(&reader.open);
+            reader.open_count -= count;
             reader.bytes -= self.sizes.of(&gone);
             reader.purged.merge(&gone);
             reader.forget_settled(&mut changes);
@@ -144,10 +145,10 @@ impl Stream {
             }
             let mark = self.marks.get(&dot);
             let reader = self.readers.get_mut(&id).ok_or(Refusal::NoReader)?;
-            if reader.purged.contains(dot) || !reader.open.insert(dot) {
+            let bytes = u64::from(self.sizes.get(dot));
+            if reader.purged.contains(dot) || !reader.open(dot, bytes) {
                 continue;
             }
-            reader.bytes += u64::from(self.sizes.get(dot));
             if let Some(mark) = mark {
                 reader.join_group(*place, mark);
                 if mark.ends_ms != 0 {

@@ -74,6 +74,8 @@ pub(super) struct Reader {
     pub(super) rules: Rules,
     /// What it is not done with. For a queue these are the messages that are here [F29].
     pub(super) open: DotSet,
+    /// How many these are: the set itself would count its intervals.
+    pub(super) open_count: u64,
     pub(super) bytes: u64,
     pub(super) floor: u64,
     /// The highest counter ever granted or refused over here.
@@ -101,6 +103,7 @@ impl Reader {
             id,
             rules,
             open: DotSet::new(),
+            open_count: 0,
             bytes: 0,
             floor: 0,
             top: 0,
@@ -117,10 +120,30 @@ impl Reader {
         }
     }
 
+    /// A message more to be done with; tells whether it was not open before.
+    pub(super) fn open(&mut self, dot: Dot, bytes: u64) -> bool {
+        let is_new = self.open.insert(dot);
+        if is_new {
+            self.open_count += 1;
+            self.bytes += bytes;
+        }
+        is_new
+    }
+
+    /// A message is done with; tells whether it was open.
+    pub(super) fn close(&mut self, dot: Dot, bytes: u64) -> bool {
+        let was = self.open.remove(dot);
+        if was {
+            self.open_count -= 1;
+            self.bytes -= bytes;
+        }
+        was
+    }
+
     pub(super) fn counts(&self) -> Counts {
         let (leased, delayed) = (self.leases.len() as u64, self.waits.len() as u64);
         let (dead, doomed) = (self.dead.len() as u64, self.doomed.len() as u64);
-        let ready = self.open.len().saturating_sub(leased + delayed + dead + doomed);
+        let ready = self.open_count.saturating_sub(leased + delayed + dead + doomed);
         Counts { ready, leased, delayed, dead, bytes: self.bytes }
     }
 

@@ -78,10 +78,9 @@ impl Stream {
         }
         let mark = self.marks.get(&dot).copied();
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        if !reader.open.remove(dot) {
+        if !reader.close(dot, u64::from(self.sizes.get(dot))) {
             return;
         }
-        reader.bytes -= u64::from(self.sizes.get(dot));
         reader.unseat(place);
         if let Some(mark) = mark {
             reader.ends.remove(&(mark.ends_ms, dot));

@@ -10,8 +10,8 @@ use crate::message::envelope::{Envelope, Kept};
 use crate::protocol::op::{Change, Closes, Refusal, StoreOp, StoreVote};
 use std::sync::Arc;
 
-/// Identities looked at in one Store.
-const FORGET_MAX: usize = 64;
+/// Identities looked at in one Store: more than one can bring.
+const FORGET_MAX: usize = 2 * limits::SEND_BATCH_MAX;
 
 /// What bounds a stream and how long it remembers, as its settings say now.
 #[derive(Clone, Copy, Debug)]
@@ -20,6 +20,8 @@ pub struct Bounds {
     pub dedup_ms: u64,
     /// Bytes of all messages; 0: no limit.
     pub bytes_max: u64,
+    /// Keyed messages that are remembered at once.
+    pub keys_max: usize,
 }
 
 impl Stream {
@@ -53,7 +55,7 @@ impl Stream {
         keep: bool,
     ) -> Result<(Vec<StoreVote>, Vec<Change>), Refusal> {
         self.may_store(op.header.record_version)?;
-        self.check(op, bounds)?;
+        self.check(op, bounds, now_ms)?;
         let mut changes = Vec::with_capacity(op.envelopes.len() + 1);
         let mut votes = Vec::with_capacity(op.envelopes.len());
         for envelope in &op.envelopes {
@@ -72,7 +74,7 @@ impl Stream {
     }
 
     /// All refusals come before the first change.
-    fn check(&self, op: &StoreOp, bounds: Bounds) -> Result<(), Refusal> {
+    fn check(&self, op: &StoreOp, bounds: Bounds, now_ms: u64) -> Result<(), Refusal> {
         let (mut keyed, mut bytes) = (0, 0);
         for envelope in &op.envelopes {
             let header = &envelope.header;
@@ -89,8 +91,13 @@ impl Stream {
         if bounds.bytes_max > 0 && bytes > 0 && self.sizes.total() + bytes > bounds.bytes_max {
             return Err(Refusal::Full);
         }
-        if keyed > 0 && self.identities.len() + keyed > limits::IDENTITIES_MAX {
-            return Err(Refusal::TooManyKeys);
+        if keyed > 0 && self.identities.len() + keyed > bounds.keys_max {
+            // What this Store forgets makes room for what it brings.
+            let is_settled = |id| !self.sizes.contains(Dot::Keyed(id));
+            let room = self.identities.forgettable(now_ms, bounds.dedup_ms, FORGET_MAX, is_settled);
+            if self.identities.len() + keyed > bounds.keys_max + room {
+                return Err(Refusal::TooManyKeys);
+            }
         }
         Ok(())
     }
@@ -180,8 +187,7 @@ impl Stream {
         }
         for id in wanted {
             let Some(reader) = self.readers.get_mut(id) else { continue };
-            reader.open.insert(place.1);
-            reader.bytes += bytes as u64;
+            reader.open(place.1, bytes as u64);
             if *id != SubscriptionId::QUEUE {
                 changes.push(Change::PutOpen(*id, place));
             }
