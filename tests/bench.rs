@@ -5,7 +5,7 @@
 mod common;
 
 use common::check;
-use common::process::{Process, free_port};
+use common::process::Process;
 use serde_json::{Value, json};
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
@@ -23,7 +23,7 @@ struct Broker {
 impl Broker {
     async fn start() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let process = Process::start(folder.path(), free_port(), &[]).await;
+        let process = Process::start(folder.path(), &[]).await;
         Self { url: process.url(), client: process.client(None), process, folder }
     }
 

@@ -6,7 +6,7 @@ mod common;
 
 use common::check::{Event, History};
 use common::one::Dice;
-use common::process::{Process, free_port};
+use common::process::Process;
 use serde_json::{Value, json};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,12 +117,11 @@ async fn set_up(client: &reqwest::Client, url: &str) -> String {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn g1_g4_g5_the_real_binary_killed_under_load_keeps_its_promises() {
     let folder = tempfile::tempdir().unwrap();
-    let port = free_port();
     let history = Arc::new(History::default());
     let mut dice = Dice::new(20);
     let mut token = String::new();
     for kill in 0..KILLS {
-        let mut broker = Process::start(folder.path(), port, &[]).await;
+        let mut broker = Process::start(folder.path(), &[]).await;
         let client = broker.client(None);
         if kill == 0 {
             token = set_up(&client, &broker.url()).await;
@@ -142,7 +141,7 @@ async fn g1_g4_g5_the_real_binary_killed_under_load_keeps_its_promises() {
         load.killed.store(true, Ordering::SeqCst);
         while clients.join_next().await.is_some() {}
     }
-    let broker = Process::start(folder.path(), port, &[]).await;
+    let broker = Process::start(folder.path(), &[]).await;
     let client = broker.client(None);
     let (url, history) = (broker.url(), history.clone());
     let load = Load { client, url, token, history, killed: Arc::default() };

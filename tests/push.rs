@@ -3,7 +3,7 @@
 
 mod common;
 
-use common::process::{Process, free_port};
+use common::process::Process;
 use futures_util::{SinkExt as _, StreamExt as _};
 use serde_json::{Value, json};
 use std::sync::Arc;
@@ -28,10 +28,10 @@ struct Node {
 
 impl Node {
     async fn start() -> Self {
-        let (folder, port) = (tempfile::tempdir().unwrap(), free_port());
+        let folder = tempfile::tempdir().unwrap();
         let small = [("TERTULIA_HTTP__MAX_BODY_BYTES", "1048576")];
-        let process = Process::start(folder.path(), port, &small).await;
-        let client = process.client(None);
+        let process = Process::start(folder.path(), &small).await;
+        let (client, port) = (process.client(None), process.port());
         let mut node = Self { process, folder, port, client, token: String::new() };
         let user = json!({ "username": "alice", "password": PASSWORD });
         assert_eq!(node.post("users", &user).await.0, 201);

@@ -10,11 +10,6 @@ use std::time::Duration;
 /// How long a node has to be ready.
 const START_TIME: Duration = Duration::from_secs(20);
 
-/// A port of this machine that nobody listens on.
-pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 /// A serving node; killed when dropped.
 pub struct Process {
     child: Child,
@@ -29,15 +24,15 @@ impl Drop for Process {
 }
 
 impl Process {
-    /// Starts a node over `data` in this folder, its log beside it, and waits for the line by
-    /// which it says that it is ready.
-    pub async fn start(folder: &Path, port: u16, settings: &[(&str, &str)]) -> Self {
+    /// Starts a node over `data` in this folder, its log beside it, at a port that the machine
+    /// chooses, and waits for the line by which it says where it serves.
+    pub async fn start(folder: &Path, settings: &[(&str, &str)]) -> Self {
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let log = File::options().create(true).append(true).open(folder.join("log")).unwrap();
         let mut child = Command::new(env!("CARGO_BIN_EXE_tertulia"))
             .arg("serve")
             .env("TERTULIA_DATA_DIR", folder.join("data"))
-            .env("TERTULIA_HTTP__LISTEN", format!("127.0.0.1:{port}"))
+            .env("TERTULIA_HTTP__LISTEN", "127.0.0.1:0")
             .env("TERTULIA_LOG__LEVEL", "warn")
             .envs(settings.iter().copied())
             .stdout(Stdio::piped())
@@ -47,14 +42,16 @@ impl Process {
         let (tell, told) = tokio::sync::oneshot::channel();
         let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
         std::thread::spawn(move || {
-            let is_ready = lines.any(|line| line.is_ok_and(|line| line.ends_with("is ready.")));
-            let _ = tell.send(is_ready);
+            let port = lines.find_map(|line| port_of(&line.ok()?));
+            let _ = tell.send(port);
             // Read to its end, so that the node never writes into a closed pipe.
             lines.for_each(drop);
         });
-        let process = Self { child, folder: folder.to_owned(), port };
-        let is_ready = tokio::time::timeout(START_TIME, told).await;
-        assert!(matches!(is_ready, Ok(Ok(true))), "the node is not ready: {}", process.log());
+        let mut process = Self { child, folder: folder.to_owned(), port: 0 };
+        match tokio::time::timeout(START_TIME, told).await {
+            Ok(Ok(Some(port))) => process.port = port,
+            _ => panic!("the node is not ready: {}", process.log()),
+        }
         process
     }
 
@@ -106,4 +103,10 @@ impl Process {
         let pid = rustix::process::Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
     }
+}
+
+/// The port in the line that says where the API is; the node is ready when it writes that.
+fn port_of(line: &str) -> Option<u16> {
+    let url = line.trim().strip_prefix("API")?.trim();
+    url.strip_suffix("/v1")?.rsplit(':').next()?.parse().ok()
 }

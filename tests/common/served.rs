@@ -1,6 +1,6 @@
 //! The real binary, serving HTTPS from a folder of its own, and a client of it.
 
-use super::process::{Process, free_port};
+use super::process::Process;
 use serde_json::Value;
 use std::net::IpAddr;
 
@@ -31,7 +31,7 @@ impl Served {
     pub async fn start(log_level: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let log = [("TERTULIA_LOG__LEVEL", log_level), ("TERTULIA_LOG__FORMAT", "json")];
-        let process = Process::start(folder.path(), free_port(), &log).await;
+        let process = Process::start(folder.path(), &log).await;
         Self { client: process.client(None), process, _folder: folder }
     }
 
