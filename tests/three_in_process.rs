@@ -7,8 +7,11 @@ mod common;
 
 use common::three::{Three, content};
 use std::time::Duration;
+use tertulia::base::ids::{Generation, UserId};
+use tertulia::crdt::dot::{Dot, SendKey};
 use tertulia::protocol::op::SettleAction;
 use tertulia::replication::dispatcher::ReceiveError;
+use tertulia::replication::sending::Outgoing;
 use tertulia::replication::sending::Stored;
 use tertulia::replication::settling::Settled;
 
@@ -115,5 +118,94 @@ async fn f4_a_late_ack_against_another_lease_is_lost_and_recorded_nowhere() {
         assert_eq!(three.count(node).await, 1, "node {node} stored a refused ack");
     }
     let ack = second[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Done);
+}
+
+fn keyed(key: &str, text: &str) -> Outgoing {
+    let dot = Dot::keyed(Generation([3; 16]), UserId([1; 16]), SendKey::Dedup(key));
+    Outgoing { named: Some(dot), ..Outgoing::plain(content(text)) }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r12_a_replica_that_was_away_takes_in_messages_and_settlements() {
+    let three = Three::start().await;
+    three.kill(2);
+    for text in ["one", "two", "three"] {
+        three.send(text, false).await;
+    }
+    three.send_at(1, keyed("k", "four"), false).await;
+    let got = three.receive(2, LEASE_MS).await.unwrap();
+    let ack = got[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Done);
+    three.revive(2).await;
+    assert_eq!(three.count(2).await, 0);
+    three.catch_up(2, 0).await;
+    assert_eq!(three.count(2).await, 3, "three are open, one is settled");
+    // Its vote counts at once, and what was acknowledged never comes back.
+    three.kill(0);
+    let rest = three.receive_at(2, 10, LEASE_MS).await.unwrap();
+    let texts: Vec<_> = rest.iter().map(|delivery| delivery.content.clone()).collect();
+    assert_eq!(texts, [content("three"), content("four")], "two is leased at node 1");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn replicas_that_compare_agree_in_the_end() {
+    let three = Three::start().await;
+    three.start_repair();
+    three.cut(0, 2);
+    for n in 0..50 {
+        three.send(&format!("a{n}"), false).await;
+        three.send_at(2, keyed(&format!("k{}", n % 20), &format!("b{}", n % 20)), false).await;
+    }
+    let got = three.receive(30, LEASE_MS).await.unwrap();
+    for delivery in &got[..20] {
+        let ack = delivery.lease.item(SettleAction::Ack);
+        assert_eq!(three.settle(ack, false).await, Settled::Done);
+    }
+    three.revive(0).await;
+    three.revive(2).await;
+    let agree = async {
+        loop {
+            let digests = three.digests().await;
+            if digests.iter().all(|digest| *digest == digests[0]) {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), agree).await.expect("all three agree");
+    for node in 0..3 {
+        assert_eq!(three.count(node).await, 50, "node {node}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r26_empty_means_that_a_majority_has_nothing() {
+    let three = Three::start().await;
+    three.cut(0, 1);
+    three.cut(0, 2);
+    let stored = three.send_at(1, Outgoing::plain(content("one")), false).await;
+    assert!(matches!(stored, Stored::Done { copies: 2, .. }));
+    assert_eq!(
+        three.receive(1, LEASE_MS).await.err(),
+        Some(ReceiveError::NoQuorum),
+        "node 0 alone cannot say that there is nothing"
+    );
+    three.revive(0).await;
+    let got = three.receive(1, LEASE_MS).await.unwrap();
+    assert_eq!(got.len(), 1, "it asked before it answered");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f23_an_ack_of_a_keyed_message_that_never_came_is_not_counted() {
+    let three = Three::start().await;
+    three.kill(2);
+    three.send_at(0, keyed("k", "one"), false).await;
+    let got = three.receive(1, LEASE_MS).await.unwrap();
+    three.revive(2).await;
+    three.kill(1);
+    let ack = got[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Unknown, "node 2 could not remember it");
+    three.catch_up(2, 0).await;
     assert_eq!(three.settle(ack, false).await, Settled::Done);
 }

@@ -219,3 +219,11 @@ pub const SLOTS: u16 = 256;
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 /// Calls at once on one connection between nodes; above it the far end answers `overloaded`.
 pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
+/// How often replicas compare their streams, when something has changed or somebody waits.
+pub const COMPARE_PERIOD: Duration = Duration::from_secs(1);
+/// Streams compared in one call.
+pub const COMPARE_STREAMS_MAX: usize = 1_024;
+/// Messages that a peer is sent in one answer.
+pub const PULL_MESSAGES_MAX: usize = 512;
+/// Bytes of messages that a peer is sent in one answer, but one message always fits.
+pub const PULL_BYTES_MAX: usize = 1 << 20;

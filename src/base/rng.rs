@@ -21,6 +21,12 @@ impl dyn Rng + '_ {
     pub fn u64(&self) -> u64 {
         u64::from_le_bytes(self.bytes())
     }
+
+    /// A number below a bound that is not 0, for jitter: as good as even while the bound is small.
+    #[must_use]
+    pub fn below(&self, bound: u64) -> u64 {
+        self.u64() % bound.max(1)
+    }
 }
 
 /// The operating system's entropy.

@@ -295,6 +295,7 @@ impl Broker {
             }
             op::Refusal::StaleSet => Refusal::Overloaded { why: "the subscriptions keep changing" },
             op::Refusal::NoReader => Refusal::SubscriptionNotFound,
+            op::Refusal::Behind => Refusal::Overloaded { why: "a replica is catching up" },
             op::Refusal::Stopping => Refusal::Overloaded { why: "the node is stopping" },
             op::Refusal::ViewChanged | op::Refusal::StaleBoot | op::Refusal::ClockAhead => {
                 tracing::error!(%refusal, "a replica refused an operation of this node");

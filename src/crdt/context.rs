@@ -136,6 +136,40 @@ impl DotSet {
         }
         self.keyed.extend(other.keyed.iter().copied());
     }
+
+    /// The dots that are in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let both = |(origin, set): (&Origin, &IntervalSet)| {
+            let met = set.intersection(other.numbered.get(origin)?);
+            (!met.is_empty()).then_some((*origin, met))
+        };
+        Self {
+            numbered: self.numbered.iter().filter_map(both).collect(),
+            keyed: self.keyed.intersection(&other.keyed).copied().collect(),
+        }
+    }
+
+    /// The minted and derived ones.
+    #[must_use]
+    pub fn numbered(&self) -> Self {
+        Self { numbered: self.numbered.clone(), keyed: BTreeSet::new() }
+    }
+
+    /// The keyed ones.
+    pub fn keyed(&self) -> impl Iterator<Item = KeyedId> + '_ {
+        self.keyed.iter().copied()
+    }
+}
+
+impl FromIterator<Dot> for DotSet {
+    fn from_iter<I: IntoIterator<Item = Dot>>(dots: I) -> Self {
+        let mut set = Self::new();
+        for dot in dots {
+            set.insert(dot);
+        }
+        set
+    }
 }
 
 #[cfg(test)]

@@ -94,6 +94,25 @@ impl IntervalSet {
         self.intervals.iter().map(|(&first, &last)| (first, last))
     }
 
+    /// The numbers that are in both.
+    #[must_use]
+    pub fn intersection(&self, other: &Self) -> Self {
+        let mut met = Self::new();
+        let (mut ours, mut theirs) = (self.intervals().peekable(), other.intervals().peekable());
+        while let (Some(&(f, l)), Some(&(g, m))) = (ours.peek(), theirs.peek()) {
+            let (first, last) = (f.max(g), l.min(m));
+            if first <= last {
+                met.intervals.insert(first, last);
+            }
+            if l <= m {
+                ours.next();
+            } else {
+                theirs.next();
+            }
+        }
+        met
+    }
+
     /// Takes out every number that is in the other set; tells how many.
     pub fn subtract(&mut self, other: &Self) -> u64 {
         let mut taken = 0;

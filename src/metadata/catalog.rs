@@ -102,6 +102,12 @@ impl Catalog {
         Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
     }
 
+    /// All queues and topics that have data, live and sealed.
+    #[must_use]
+    pub fn streams(&self) -> Vec<Generation> {
+        self.read().streams.keys().copied().collect()
+    }
+
     /// A subscription by its own creation, live or sealed.
     #[must_use]
     pub fn subscription_by_generation(

@@ -287,6 +287,9 @@ pub enum Refusal {
     /// No such reader.
     #[error("the stream has no such reader")]
     NoReader,
+    /// It is about messages that are not here yet: they are on their way.
+    #[error("the replica lacks messages that this is about")]
+    Behind,
 }
 
 /// A replica's verdict on storing one message.
@@ -334,6 +337,9 @@ pub enum SettleVote {
     Counted,
     /// The lease is another's by now, or was released: nothing is stored [F4].
     Lost,
+    /// The message is not here yet, and what is said about it cannot be kept without it: nothing
+    /// is stored [F23].
+    Lacking,
 }
 
 /// The rows of a stream that a decision changes; the replica writes them in one commit.

@@ -14,6 +14,16 @@ pub fn reached(view: &View, voters: &BTreeSet<NodeId>) -> bool {
     })
 }
 
+/// Whether no majority can be without one of the voters, in *each* active layout version: N−M+1 of
+/// its replicas. What a majority has, one of them has.
+#[must_use]
+pub fn covers(view: &View, voters: &BTreeSet<NodeId>) -> bool {
+    view.sets().iter().all(|set| {
+        let votes = set.iter().filter(|node| voters.contains(node)).count();
+        votes >= set.len() - set.len() / 2
+    })
+}
+
 /// What the replicas of a view said to one operation. A replica is counted once: its first
 /// answer stands, a late or repeated one changes nothing.
 #[derive(Clone, Debug)]
@@ -160,6 +170,16 @@ mod tests {
         assert!(!reached(&both, &voters(&[1, 2])));
         assert!(!reached(&both, &voters(&[1, 2, 4])));
         assert!(reached(&both, &voters(&[1, 3, 4])));
+    }
+
+    #[test]
+    fn f27_so_many_cover_every_majority_as_few_as_can() {
+        for (replicas, needed) in [(1, 1), (2, 1), (3, 2), (4, 2), (5, 3), (7, 4)] {
+            let view = view(vec![(0..replicas).collect()]);
+            let first = |n| (0..n).map(NodeId).collect::<BTreeSet<_>>();
+            assert!(covers(&view, &first(needed)), "{replicas}");
+            assert!(!covers(&view, &first(needed - 1)), "{replicas}");
+        }
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use crate::layout::placement;
 use crate::layout::view::View;
 use crate::protocol::op::{Answer, LeaseVote, OpHeader, Outcome, Reply, Request, Seal};
 use crate::protocol::quorum::Tally;
+use crate::protocol::record::Value;
 use crate::security::keys::{DataKey, Keys};
 use std::collections::BTreeMap;
 use std::future::Future;
@@ -111,6 +112,20 @@ impl Coordinator {
             }
         };
         Some(StreamRef { generation, record_version, key, view })
+    }
+
+    /// A stream by its generation alone, as its record is now; `None` when there is no such
+    /// record, or its key does not unwrap.
+    #[must_use]
+    pub fn stream_of(&self, generation: Generation) -> Option<StreamRef> {
+        let (_, record) = self.parts.replica.catalog().stream_by_generation(generation)?;
+        let (key, replicas) = match &record.value {
+            Value::Queue(queue) => (&queue.data_key, queue.config.replicas),
+            Value::Topic(topic) => (&topic.data_key, topic.config.replicas),
+            _ => return None,
+        };
+        let replicas = usize::try_from(replicas).unwrap_or(1);
+        self.stream(generation, record.version, key, replicas)
     }
 
     /// Forgets the key of a deleted stream.

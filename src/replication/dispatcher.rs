@@ -27,6 +27,10 @@ use std::time::Duration;
 /// as long.
 const WITHDRAW_TRIES: u32 = 8;
 const WITHDRAW_PAUSE: Duration = Duration::from_millis(50);
+/// How often a receive looks for other messages because others got what it found, and the pause
+/// before the second look, in ms; each next one may be twice as long.
+const CANDIDATES_LOST_MAX: u32 = 5;
+const LOST_PAUSE_MS: u64 = 4;
 /// Places read from the disk in one go.
 const REFILL: usize = limits::WINDOW_MESSAGES_MAX / 2;
 
@@ -226,26 +230,45 @@ impl Coordinator {
         if let Some(granted) = self.repeat(&cell, stream, wanted, began_ms).await {
             return Ok(granted);
         }
+        let mut sure_since = tokio::time::Instant::now();
+        let (mut is_sure, mut lost) = (false, 0);
         loop {
             let picked = if wanted.max == 0 {
                 // Paused: nothing is looked for.
-                let (cell, coordinator, reader) = (cell.clone(), self.clone(), wanted.reader);
-                Picked { cell, coordinator, reader, messages: Vec::new() }
+                return Ok(self.nothing(stream, wanted));
             } else {
                 self.pick(&cell, stream, wanted).await?
             };
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
             if !opened.messages.is_empty() {
-                return self.grant(opened, stream, wanted, began_ms).await;
+                let granted = self.grant(opened, stream, wanted, began_ms).await?;
+                if !granted.deliveries.is_empty() || lost == CANDIDATES_LOST_MAX {
+                    return Ok(granted);
+                }
+                // Others know more of these messages, or ask for them too [R25, F27].
+                lost += 1;
+                let jitter = self.parts.rng.below(LOST_PAUSE_MS << lost);
+                tokio::time::sleep(Duration::from_millis(jitter)).await;
+                (is_sure, sure_since) = (false, tokio::time::Instant::now());
+            } else if !found || wanted.from_dead {
+                // Empty means empty: so many were asked that nothing a majority has is missed [R26].
+                if is_sure {
+                    return Ok(self.nothing(stream, wanted));
+                }
+                if !self.confirm(stream, sure_since).await {
+                    return Err(ReceiveError::NoQuorum);
+                }
+                is_sure = true;
             }
-            // All that was found was over: there may be more behind it.
-            if !found || wanted.from_dead {
-                let (coordinator, stream) = (self.clone(), stream.clone());
-                let (reader, deliveries) = (wanted.reader, Vec::new());
-                return Ok(Granted { coordinator, stream, reader, deliveries, is_repeat: false });
-            }
+            // Otherwise all that was found was over: there may be more behind it.
         }
+    }
+
+    fn nothing(self: &Arc<Self>, stream: &StreamRef, wanted: &Wanted) -> Granted {
+        let (coordinator, stream) = (self.clone(), stream.clone());
+        let (reader, deliveries) = (wanted.reader, Vec::new());
+        Granted { coordinator, stream, reader, deliveries, is_repeat: false }
     }
 
     async fn pick(
@@ -394,6 +417,7 @@ impl Coordinator {
             granted.deliveries.iter().map(|_| Tally::new(view.clone())).collect();
         let mut counts = vec![(0, 0); tallies.len()];
         let mut answers = Tally::new(view.clone());
+        let mut highest = 0;
         self.ask(&view, request, Some(fallback), local, |node, answer| {
             match answer {
                 Ok(Answer::Leased(votes)) => {
@@ -406,6 +430,9 @@ impl Coordinator {
                             tallies[i].yes(node);
                         } else {
                             tallies[i].no(node);
+                        }
+                        if let LeaseVote::LowBallot { above } = vote {
+                            highest = highest.max(*above);
                         }
                     }
                 }
@@ -420,6 +447,13 @@ impl Coordinator {
             if tallies[i].reached() { won.push(delivery) } else { lost.push(delivery.lease) }
         }
         granted.deliveries = won;
+        if highest > 0 {
+            // The next try is above what others have seen.
+            let cell = self.parts.replica.cell(granted.stream.generation).await;
+            if let Ok(cell) = cell {
+                cell.decide(|state| state.raise(granted.reader, highest));
+            }
+        }
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }

@@ -86,7 +86,13 @@ impl Coordinator {
         if copies.is_empty() {
             return Ok(0);
         }
+        // What one of several replicas has not open may be open elsewhere: with more than one,
+        // contexts keep their gaps [F16].
+        let is_alone = link.source.view.replicas().len() == 1;
         let closed = cell.decide(|state| {
+            if !is_alone {
+                return Vec::new();
+            }
             let mut closed: BTreeMap<Origin, u64> = BTreeMap::new();
             for copy in &copies {
                 let below = state.closed_below(link.reader, copy.place.1);

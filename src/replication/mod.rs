@@ -8,6 +8,7 @@
 //! The path of every data operation, also with a replica set of one:
 //! [`coordinator`] → tally → [`replica`] → store.
 
+pub mod comparing;
 pub mod coordinator;
 pub mod dispatcher;
 pub mod forwarding;
@@ -15,6 +16,7 @@ pub mod inspecting;
 pub mod lapses;
 mod opening;
 pub mod peers;
+pub mod repair;
 mod repeating;
 pub mod replica;
 mod rows;

@@ -1,5 +1,6 @@
 //! The replicas of other nodes, as the coordinator sees them.
 
+use super::repair::{RepairAnswer, RepairRequest};
 use super::replica::Replica;
 use crate::base::ids::NodeId;
 use crate::protocol::op::{Refusal, Reply, Request};
@@ -12,6 +13,8 @@ use std::time::Duration;
 
 /// The kind under which replicas are called.
 pub const REPLICA_CALL: u16 = 1;
+/// The kind under which replicas compare their streams.
+pub const REPAIR_CALL: u16 = 2;
 
 /// Why a replica gave no answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -32,6 +35,13 @@ pub trait Peer: Send + Sync {
         request: Arc<Request>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Reply, CallError>>;
+
+    /// Asks it about their streams, within a deadline.
+    fn repair(
+        &self,
+        request: RepairRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<RepairAnswer, CallError>>;
 }
 
 /// The other replicas by node. Empty on a node alone.
@@ -68,6 +78,36 @@ impl Peer for RemotePeer {
             }
         })
     }
+
+    fn repair(
+        &self,
+        request: RepairRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<RepairAnswer, CallError>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let body = postcard::to_stdvec(&request).map_err(|_| CallError::NotAsked)?;
+            let answer = client.call(REPAIR_CALL, body.into(), deadline).await;
+            let answer = answer.map_err(|_| CallError::Lost)?;
+            postcard::from_bytes(&answer).map_err(|_| CallError::Lost)
+        })
+    }
+}
+
+/// Answers other replicas' questions about their streams.
+#[must_use]
+pub fn repair_handler(replica: Arc<Replica>) -> Handler {
+    Arc::new(move |body: Bytes| {
+        let replica = replica.clone();
+        Box::pin(async move {
+            let answer = match postcard::from_bytes::<RepairRequest>(&body) {
+                Ok(request) => replica.answer_repair(request).await,
+                // A newer protocol.
+                Err(_) => RepairAnswer::Refused,
+            };
+            postcard::to_stdvec(&answer).ok().map(Bytes::from)
+        })
+    })
 }
 
 /// Answers other coordinators' calls with this replica.

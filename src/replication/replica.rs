@@ -4,6 +4,7 @@
 //! view, ask for room, decide under the stream's lock, queue the commit under the same lock,
 //! answer only after the fsync [R3, R6, R9].
 
+use super::comparing::Unrepaired;
 use super::lapses::Lapses;
 use super::rows::{ROW_BYTES, row_ops};
 use super::rules;
@@ -61,6 +62,7 @@ pub struct Replica {
     cells: Mutex<Cells>,
     pub(super) budget: Arc<MemoryBudget>,
     left_over: Arc<LeftOver>,
+    unrepaired: Unrepaired,
 }
 
 impl Replica {
@@ -68,7 +70,29 @@ impl Replica {
     #[must_use]
     pub fn new(parts: ReplicaParts) -> Arc<Self> {
         let (budget, left_over) = (Arc::default(), Arc::default());
-        Arc::new(Self { parts, cells: Mutex::default(), budget, left_over })
+        let (cells, unrepaired) = (Mutex::default(), Unrepaired::default());
+        Arc::new(Self { parts, cells, budget, left_over, unrepaired })
+    }
+
+    /// Streams that are to be compared with other replicas.
+    #[must_use]
+    pub fn unrepaired(&self) -> &Unrepaired {
+        &self.unrepaired
+    }
+
+    /// The decided records.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.parts.catalog
+    }
+
+    /// The streams whose messages somebody waits for at this node.
+    #[must_use]
+    pub fn awaited(&self) -> Vec<Generation> {
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_awaited = |cell: &&Arc<StreamCell>| cell.is_awaited();
+        let loaded = cells.values().filter_map(|slot| slot.get());
+        loaded.filter(is_awaited).map(|cell| cell.generation).collect()
     }
 
     /// This node.
@@ -240,6 +264,7 @@ impl Replica {
             // What is answered from state in memory waits for the commits behind that state.
             return self.parts.store.barrier();
         }
+        self.unrepaired.note(generation);
         self.parts.store.submit(admission, row_ops(generation, stream, changes))
     }
 

@@ -146,9 +146,15 @@ fn load_places(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result
             match (place, size) {
                 (Some(place), Some(size)) => loaded.places.push((place, size)),
                 // Its name is known, so it is a hole: here, unsettled, and it will not open [R13].
-                (Some(place), None) if is_known(loaded, place) => loaded.places.push((place, 1)),
+                (Some(place), None) if is_known(loaded, place) => {
+                    loaded.places.push((place, 1));
+                    loaded.holes.insert(place);
+                }
                 (None, Some(_)) => return Err(LoadError::Damaged(Table::Messages)),
-                _ => tracing::error!(%stream, "a damaged message does not tell its name [R13]"),
+                _ => {
+                    loaded.is_suspect = true;
+                    tracing::error!(%stream, "a damaged message does not tell its name [R13]");
+                }
             }
             if size.is_some() {
                 sound += 1;

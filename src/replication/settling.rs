@@ -72,7 +72,8 @@ impl Coordinator {
                     Ok(Answer::Settled(votes)) => match votes.get(i) {
                         Some(SettleVote::Counted) => tally.yes(node),
                         Some(SettleVote::Lost) => tally.no(node),
-                        None => tally.lost(node),
+                        // It takes no side: a repeat finds the message here.
+                        Some(SettleVote::Lacking) | None => tally.lost(node),
                     },
                     // Who was not asked holds no opinion on whose the lease is.
                     Ok(Answer::Refused(_)) | Err(CallError::NotAsked) if check_only => {

@@ -111,7 +111,10 @@ impl Replica {
     async fn compare_known(&self, cell: &StreamCell, op: &StoreOp) -> Result<(), Refusal> {
         let known: Vec<Arc<Envelope>> = cell.decide(|stream| {
             let is_known = |e: &&Arc<Envelope>| {
-                !matches!(e.header.dot, Dot::Keyed(_)) && stream.is_present(e.header.dot)
+                let place = (e.header.hlc, e.header.dot);
+                !matches!(e.header.dot, Dot::Keyed(_))
+                    && stream.is_present(e.header.dot)
+                    && !stream.is_hole(place)
             };
             op.envelopes.iter().filter(is_known).cloned().collect()
         });

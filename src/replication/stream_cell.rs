@@ -104,6 +104,8 @@ pub struct StreamCell {
     budget: Arc<MemoryBudget>,
     left_over: Arc<LeftOver>,
     bells: Mutex<BTreeMap<SubscriptionId, Arc<Bell>>>,
+    /// When the last comparison that sufficed began; held while one runs.
+    pub(super) confirmed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
 
 impl StreamCell {
@@ -117,7 +119,19 @@ impl StreamCell {
     ) -> Self {
         budget.account((0, 0), (stream.payload_bytes(), stream.marks()));
         let (state, bells) = (Mutex::new(stream), Mutex::default());
-        Self { generation, state, budget, left_over, bells }
+        let confirmed = tokio::sync::Mutex::default();
+        Self { generation, state, budget, left_over, bells, confirmed }
+    }
+
+    /// A digest over what replicas have to agree on.
+    pub fn digest(&self) -> u64 {
+        self.decide(|stream| stream.summary()).digest()
+    }
+
+    /// Whether somebody waits for messages here.
+    pub fn is_awaited(&self) -> bool {
+        let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
+        bells.values().any(|bell| bell.waiting.load(Ordering::Relaxed) > 0)
     }
 
     /// Makes one decision on the state.

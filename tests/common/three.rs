@@ -24,8 +24,9 @@ use tertulia::replication::coordinator::{Coordinator, CoordinatorParts, StreamRe
 use tertulia::replication::dispatcher::{Delivery, ReceiveError, Wanted};
 use tertulia::replication::lapses::Lapses;
 use tertulia::replication::peers::{
-    CallError, Peer, Peers, REPLICA_CALL, RemotePeer, replica_handler,
+    CallError, Peer, Peers, REPAIR_CALL, REPLICA_CALL, RemotePeer, repair_handler, replica_handler,
 };
+use tertulia::replication::repair::{RepairAnswer, RepairRequest};
 use tertulia::replication::replica::{Replica, ReplicaParts};
 use tertulia::replication::sending::{Outgoing, Sender, Stored};
 use tertulia::replication::settling::Settled;
@@ -100,22 +101,37 @@ impl Peer for LinkPeer {
             reply
         })
     }
+
+    fn repair(
+        &self,
+        request: RepairRequest,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<RepairAnswer, CallError>> {
+        let link = self.0.clone();
+        Box::pin(async move {
+            if !link.alive.load(Ordering::SeqCst) {
+                return Err(CallError::Lost);
+            }
+            let peer = link.peer.lock().unwrap().clone().ok_or(CallError::NotAsked)?;
+            peer.repair(request, deadline).await
+        })
+    }
 }
 
 struct Member {
     replica: Arc<Replica>,
-    key: Vec<u8>,
+    coordinator: Arc<Coordinator>,
+    /// To each node, its own place unused.
+    links: Vec<Arc<Link>>,
+    stream: StreamRef,
 }
 
-/// The cluster; node 0 coordinates.
+/// The cluster. Where no node is named, node 0 coordinates.
 #[derive(Clone)]
 pub struct Three(Arc<Inside>);
 
 struct Inside {
-    coordinator: Arc<Coordinator>,
     members: Vec<Member>,
-    links: Vec<Arc<Link>>,
-    stream: StreamRef,
     _disks: Vec<FaultDisk>,
 }
 
@@ -166,9 +182,8 @@ impl Three {
         let nodes: Vec<NodeId> = (0..3).map(NodeId).collect();
         let layout = Layout { version: 1, slots: 256, members: nodes.iter().copied().collect() };
         let view = placement::view_of(&layout, STREAM, 3);
-        let (mut members, mut disks, mut links) = (Vec::new(), Vec::new(), Vec::new());
-        let mut peers = Peers::new();
-        for node in nodes {
+        let (mut members, mut disks) = (Vec::new(), Vec::new());
+        for node in nodes.clone() {
             let disk = FaultDisk::new();
             let open = Store::open(Arc::new(disk.clone()), 1 << 20).unwrap();
             let options = StoreOptions { reserve_bytes: 0, stamp: Arc::new(|_| stamp()) };
@@ -182,81 +197,137 @@ impl Three {
             let parts =
                 ReplicaParts { node, boot, store, catalog, service, hlc, spawn, lapses, view };
             let replica = Replica::new(parts);
-            let link = Link::new();
-            let peer: Arc<dyn Peer> = Arc::new(LinkPeer(link.clone()));
-            peers.insert(node, peer);
-            links.push(link);
+            let links: Vec<Arc<Link>> = nodes.iter().map(|_| Link::new()).collect();
+            let mut peers = Peers::new();
+            for to in nodes.iter().copied().filter(|to| *to != node) {
+                let at = usize::try_from(to.0).unwrap();
+                peers.insert(to, Arc::new(LinkPeer(links[at].clone())) as Arc<dyn Peer>);
+            }
+            let parts = CoordinatorParts {
+                replica: replica.clone(),
+                peers,
+                layout: layout.clone(),
+                keys: keys.clone(),
+                clock: clock.clone(),
+                rng: rng.clone(),
+            };
+            let coordinator = Coordinator::new(parts);
+            let stream = coordinator.stream(STREAM, 1, &wrapped, 3).unwrap();
             disks.push(disk);
-            members.push(Member { replica, key: wrapped.clone() });
+            members.push(Member { replica, coordinator, links, stream });
         }
-        let parts = CoordinatorParts {
-            replica: members[0].replica.clone(),
-            peers,
-            layout,
-            keys,
-            clock,
-            rng,
-        };
-        let coordinator = Coordinator::new(parts);
-        let stream = coordinator.stream(STREAM, 1, &members[0].key, 3).unwrap();
-        let three = Self(Arc::new(Inside { coordinator, members, links, stream, _disks: disks }));
-        for node in 1..3 {
+        let three = Self(Arc::new(Inside { members, _disks: disks }));
+        for node in 0..3 {
             three.serve(node, &net, &spawn).await;
         }
         three
     }
 
-    /// Node `node` answers RPC at an address of the memory network, and is connected to.
+    /// A node answers RPC at an address of the memory network, and the others are connected to it.
     async fn serve(&self, node: usize, net: &Arc<MemoryNet>, spawn: &Arc<dyn Spawn>) {
         let at: SocketAddr = format!("127.0.0.1:{}", 7_000 + node).parse().unwrap();
         let listener = net.bind(at).await.unwrap();
-        let handler = replica_handler(self.0.members[node].replica.clone());
-        let handlers = Arc::new(BTreeMap::from([(REPLICA_CALL, handler)]));
+        let replica = &self.0.members[node].replica;
+        let handlers = Arc::new(BTreeMap::from([
+            (REPLICA_CALL, replica_handler(replica.clone())),
+            (REPAIR_CALL, repair_handler(replica.clone())),
+        ]));
         let serving = spawn.clone();
         spawn.task(Box::pin(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 serving.task(Box::pin(rpc::serve(stream, handlers.clone(), serving.clone())));
             }
         }));
-        let client = rpc::Client::new(net.connect(at).await.unwrap(), &**spawn);
-        *self.0.links[node].peer.lock().unwrap() = Some(Arc::new(RemotePeer::new(client)));
+        for (_, member) in self.0.members.iter().enumerate().filter(|(from, _)| *from != node) {
+            let client = rpc::Client::new(net.connect(at).await.unwrap(), &**spawn);
+            *member.links[node].peer.lock().unwrap() = Some(Arc::new(RemotePeer::new(client)));
+        }
+    }
+
+    /// All links of a node, in both directions.
+    fn links_of(&self, node: usize) -> impl Iterator<Item = &Arc<Link>> {
+        let members = &self.0.members;
+        members.iter().map(move |member| &member.links[node]).chain(&members[node].links)
     }
 
     pub fn kill(&self, node: usize) {
-        self.0.links[node].alive.store(false, Ordering::SeqCst);
+        self.links_of(node).for_each(|link| link.alive.store(false, Ordering::SeqCst));
     }
 
+    /// Connects a node to those that live.
     pub async fn revive(&self, node: usize) {
-        self.0.links[node].alive.store(true, Ordering::SeqCst);
+        self.links_of(node).for_each(|link| link.alive.store(true, Ordering::SeqCst));
+    }
+
+    /// Breaks the links between two nodes.
+    pub fn cut(&self, a: usize, b: usize) {
+        let members = &self.0.members;
+        members[a].links[b].alive.store(false, Ordering::SeqCst);
+        members[b].links[a].alive.store(false, Ordering::SeqCst);
     }
 
     pub fn hold(&self, node: usize) {
-        self.0.links[node].held.store(true, Ordering::SeqCst);
+        self.0.members[0].links[node].held.store(true, Ordering::SeqCst);
     }
 
     pub fn let_go(&self, node: usize) {
-        self.0.links[node].held.store(false, Ordering::SeqCst);
-        self.0.links[node].changed.notify_waiters();
+        self.0.members[0].links[node].held.store(false, Ordering::SeqCst);
+        self.0.members[0].links[node].changed.notify_waiters();
     }
 
     pub fn double_answers(&self, node: usize) {
-        self.0.links[node].doubled.store(true, Ordering::SeqCst);
+        self.0.members[0].links[node].doubled.store(true, Ordering::SeqCst);
     }
 
-    /// Returns once the node has answered (its answer may still be held back).
+    /// Returns once the node has answered node 0 (its answer may still be held back).
     pub async fn asked(&self, node: usize) {
-        let link = &self.0.links[node];
+        let link = &self.0.members[0].links[node];
         link.until(|| link.asked.load(Ordering::SeqCst) > 0).await;
     }
 
+    /// A node takes in what another knows more of the stream.
+    pub async fn catch_up(&self, node: usize, from: u64) {
+        let member = &self.0.members[node];
+        member.coordinator.catch_up(&member.stream, NodeId(from)).await.unwrap();
+    }
+
+    /// Starts the workers that repair.
+    pub fn start_repair(&self) {
+        for member in &self.0.members {
+            tokio::spawn(member.coordinator.clone().run_repair());
+        }
+    }
+
+    /// What each node knows of the stream.
+    pub async fn digests(&self) -> Vec<u64> {
+        let mut digests = Vec::new();
+        for member in &self.0.members {
+            digests.push(member.replica.cell(STREAM).await.unwrap().digest());
+        }
+        digests
+    }
+
     pub async fn send(&self, text: &str, all: bool) -> Stored {
+        self.send_at(0, Outgoing::plain(content(text)), all).await
+    }
+
+    pub async fn send_at(&self, node: usize, message: Outgoing, all: bool) -> Stored {
         let sender = Sender { id: UserId([1; 16]), name: "alice".into() };
-        let message = Outgoing::plain(content(text));
-        self.0.coordinator.store(&self.0.stream, &sender, vec![message], all).await.remove(0)
+        let Member { coordinator, stream, .. } = &self.0.members[node];
+        coordinator.store(stream, &sender, vec![message], all).await.remove(0)
     }
 
     pub async fn receive(&self, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, ReceiveError> {
-        let stream = &self.0.stream;
+        self.receive_at(0, max, lease_ms).await
+    }
+
+    pub async fn receive_at(
+        &self,
+        node: usize,
+        max: usize,
+        lease_ms: u64,
+    ) -> Result<Vec<Delivery>, ReceiveError> {
+        let Member { coordinator, stream, .. } = &self.0.members[node];
         let wanted = Wanted {
             reader: SubscriptionId::QUEUE,
             holder: "bob".into(),
@@ -268,7 +339,7 @@ impl Three {
             in_flight_max: 120_000,
             retention_ms: u64::MAX,
         };
-        let granted = self.0.coordinator.try_receive(stream, &wanted).await?;
+        let granted = coordinator.try_receive(stream, &wanted).await?;
         Ok(granted.hand_over())
     }
 
@@ -279,8 +350,8 @@ impl Three {
         max: usize,
         lease_ms: u64,
     ) -> Vec<Delivery> {
-        let listening =
-            self.0.coordinator.listen(&self.0.stream, SubscriptionId::QUEUE).await.unwrap();
+        let Member { coordinator, stream, .. } = &self.0.members[0];
+        let listening = coordinator.listen(stream, SubscriptionId::QUEUE).await.unwrap();
         let wait = async {
             loop {
                 let news = listening.bell().notified();
@@ -297,13 +368,17 @@ impl Three {
     }
 
     pub async fn settle(&self, item: SettleItem, late: bool) -> Settled {
-        let reader = SubscriptionId::QUEUE;
-        self.0.coordinator.settle(&self.0.stream, reader, vec![item], late).await[0]
+        self.settle_at(0, item, late).await
+    }
+
+    pub async fn settle_at(&self, node: usize, item: SettleItem, late: bool) -> Settled {
+        let Member { coordinator, stream, .. } = &self.0.members[node];
+        coordinator.settle(stream, SubscriptionId::QUEUE, vec![item], late).await[0]
     }
 
     /// Messages present at one replica.
     pub async fn count(&self, node: usize) -> u64 {
-        let request = Request::Census(self.0.stream.header());
+        let request = Request::Census(self.0.members[node].stream.header());
         match self.0.members[node].replica.handle(&request).await.unwrap().answer {
             Answer::Counted(count) => count,
             other => panic!("{other:?}"),

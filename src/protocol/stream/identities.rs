@@ -4,6 +4,7 @@ use crate::base::hlc::Hlc;
 use crate::crdt::dot::KeyedId;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 /// What is remembered of a keyed message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -45,6 +46,23 @@ impl Identities {
 
     pub(super) fn len(&self) -> usize {
         self.of.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (KeyedId, &Identity)> + '_ {
+        self.of.iter().map(|(id, identity)| (*id, identity))
+    }
+
+    /// Those whose names begin with a byte, after one.
+    pub(super) fn bucket(
+        &self,
+        first: u8,
+        after: Option<KeyedId>,
+    ) -> impl Iterator<Item = (KeyedId, &Identity)> + '_ {
+        let mut low = [0; 16];
+        low[0] = first;
+        let from = after.map_or(Bound::Included(KeyedId(low)), Bound::Excluded);
+        let rest = self.of.range((from, Bound::Unbounded));
+        rest.take_while(move |(id, _)| id.0[0] == first).map(|(id, identity)| (*id, identity))
     }
 
     pub(super) fn ids(&self) -> impl Iterator<Item = KeyedId> + '_ {

@@ -155,6 +155,13 @@ impl Stream {
         ready
     }
 
+    /// Notes that another replica refuses counters up to this one.
+    pub fn raise(&mut self, id: SubscriptionId, above: u64) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            reader.top = reader.top.max(above);
+        }
+    }
+
     /// A counter above every one granted here [R24].
     #[must_use]
     pub fn next_counter(&self, id: SubscriptionId) -> u64 {
@@ -182,10 +189,11 @@ impl Stream {
             if let Some(envelope) = &wanted.envelope {
                 self.keep_message(envelope, now_ms, false, &mut changes);
             }
-            let vote = self.judge(wanted.place, op, now_ms);
+            let place = self.own_place(wanted.place);
+            let vote = self.judge(place, op, now_ms);
             if let LeaseVote::Granted { receive_count, failure_count } = vote {
                 let counts = (receive_count, failure_count);
-                granted.push(self.attempt_of(wanted.place, op, counts, now_ms, wall_ms));
+                granted.push(self.attempt_of(place, op, counts, now_ms, wall_ms));
             }
             votes.push(vote);
         }
@@ -230,7 +238,8 @@ impl Stream {
 
     fn judge(&self, place: Place, op: &LeaseOp, now_ms: u64) -> LeaseVote {
         let dot = place.1;
-        if !self.is_known(dot) {
+        // A grant implies the payload [R27]: a hole has none.
+        if !self.is_known(dot) || self.is_hole(place) {
             return LeaseVote::NeedsPayload;
         }
         let last = self.attempt(op.reader, dot);

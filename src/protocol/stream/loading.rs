@@ -21,6 +21,10 @@ pub struct Loaded {
     pub set: SubscriptionSet,
     /// The places of all its messages, rising, with their bytes.
     pub places: Vec<(Place, usize)>,
+    /// Those of them whose rows are damaged.
+    pub holes: BTreeSet<Place>,
+    /// A damaged row of a message did not tell its name.
+    pub is_suspect: bool,
     /// Times and groups.
     pub marks: Vec<(Dot, Mark)>,
     /// Keyed messages that are remembered.
@@ -55,7 +59,8 @@ impl Stream {
         now_ms: u64,
         rules: &dyn Fn(SubscriptionId) -> Rules,
     ) -> Self {
-        let Loaded { meta, set, places, marks, identities, mut readers } = loaded;
+        let Loaded { meta, set, places, holes, is_suspect, marks, identities, mut readers } =
+            loaded;
         let mut stream = Self {
             me,
             boot,
@@ -67,6 +72,8 @@ impl Stream {
             readers: BTreeMap::new(),
             marks: marks.into_iter().collect(),
             sizes: Sizes::default(),
+            holes,
+            is_suspect,
             stored: 0,
         };
         for (id, identity) in identities {

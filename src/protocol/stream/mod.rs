@@ -13,6 +13,7 @@ mod leasing;
 mod loading;
 mod purging;
 mod reader;
+mod repair;
 mod settling;
 mod sizes;
 mod storing;
@@ -25,6 +26,7 @@ pub use identities::Identity;
 pub use leasing::{Picked, held_ms};
 pub use loading::{Loaded, LoadedReader};
 pub use reader::{Mark, Standing};
+pub use repair::{KeyedFact, Repaired, Summary};
 pub use storing::Bounds;
 
 use super::filter::matches;
@@ -42,7 +44,7 @@ use identities::Identities;
 use reader::Reader;
 use serde::{Deserialize, Serialize};
 use sizes::Sizes;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
 
@@ -166,6 +168,10 @@ pub struct Stream {
     marks: BTreeMap<Dot, Mark>,
     /// Bytes of every message here.
     sizes: Sizes,
+    /// Messages here that do not open: known, not settled, left to repair [R13].
+    holes: BTreeSet<Place>,
+    /// A damaged row did not tell its name: what is missing need not be settled.
+    is_suspect: bool,
     /// Counts stored messages, so that a scan of the disk knows whether it missed some.
     stored: u64,
 }
@@ -290,6 +296,16 @@ impl Stream {
                 self.identities.get(key).map(|identity| (identity.hlc, dot))
             }
             MessageId::Keyed(_) => None,
+        }
+    }
+
+    /// A message's place here. Two coordinators may have stamped a keyed message: each replica
+    /// keeps it under the stamp it saw first.
+    #[must_use]
+    pub fn own_place(&self, place: Place) -> Place {
+        match place.1 {
+            Dot::Keyed(key) => self.identities.get(key).map_or(place, |it| (it.hlc, place.1)),
+            Dot::Minted { .. } | Dot::Derived { .. } => place,
         }
     }
 

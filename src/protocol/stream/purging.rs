@@ -23,32 +23,49 @@ impl Stream {
         now_ms: u64,
     ) -> Result<(u64, Vec<Change>), Refusal> {
         self.open_for(Closes::All, record_version)?;
-        let mut changes = Vec::new();
-        let before = self.readers.get(&id).ok_or(Refusal::NoReader)?.open.clone();
-        let mut missed = false;
-        for dot in dots.iter().filter(|dot| !matches!(dot, Dot::Keyed(_))) {
-            missed |= self.context.insert(dot);
+        if !self.readers.contains_key(&id) {
+            return Err(Refusal::NoReader);
         }
-        if missed {
+        let mut changes = Vec::new();
+        let mut unseen = dots.numbered();
+        unseen.subtract(&self.context);
+        if !unseen.is_empty() {
+            // Of a topic's message that is not here nothing can be said for one reader alone [F23].
+            if self.is_topic() {
+                return Err(Refusal::Behind);
+            }
+            self.context.merge(&unseen);
             changes.push(Change::PutMeta);
         }
-        let Some(reader) = self.readers.get_mut(&id) else { return Err(Refusal::NoReader) };
-        let count = reader.open.subtract(dots);
-        if count > 0 {
-            let mut gone = before;
-            gone.subtract(&reader.open);
-            reader.open_count -= count;
-            reader.bytes -= self.sizes.of(&gone);
-            reader.purged.merge(&gone);
-            reader.forget_settled(&mut changes);
-            push_once(&mut changes, Change::PutReader(id));
-            let heads: Vec<Place> =
-                reader.groups.values().filter_map(|places| places.first().copied()).collect();
-            for head in heads {
-                reader.seat(head, None, self.marks.get(&head.1), now_ms);
-            }
-        }
+        let count = self.purge_open(id, dots, now_ms, &mut changes);
         Ok((count, changes))
+    }
+
+    /// Settles those of some dots that a reader has open, in one change.
+    pub(super) fn purge_open(
+        &mut self,
+        id: SubscriptionId,
+        dots: &DotSet,
+        now_ms: u64,
+        changes: &mut Vec<Change>,
+    ) -> u64 {
+        let Some(reader) = self.readers.get_mut(&id) else { return 0 };
+        let gone = reader.open.intersection(dots);
+        let count = reader.open.subtract(dots);
+        if count == 0 {
+            return 0;
+        }
+        reader.open_count -= count;
+        reader.bytes -= self.sizes.of(&gone);
+        reader.purged.merge(&gone);
+        reader.forget_settled(changes);
+        push_once(changes, Change::PutReader(id));
+        let heads: Vec<Place> =
+            reader.groups.values().filter_map(|places| places.first().copied()).collect();
+        for head in heads {
+            reader.seat(head, None, self.marks.get(&head.1), now_ms);
+        }
+        count
     }
 
     /// Readers whose purged rows are still to be removed.

@@ -11,11 +11,18 @@ use crate::protocol::op::{
 use crate::protocol::stream::held_ms;
 
 /// A settlement under way.
-struct Settling<'a> {
+pub(super) struct Settling<'a> {
     id: SubscriptionId,
     now_ms: u64,
     wall_ms: u64,
     changes: &'a mut Vec<Change>,
+}
+
+impl<'a> Settling<'a> {
+    /// One that was counted elsewhere: nothing of it is told in wall time.
+    pub(super) fn of_repair(id: SubscriptionId, now_ms: u64, changes: &'a mut Vec<Change>) -> Self {
+        Self { id, now_ms, wall_ms: 0, changes }
+    }
 }
 
 impl Stream {
@@ -37,9 +44,10 @@ impl Stream {
         let mut votes = Vec::with_capacity(op.items.len());
         let mut settling = Settling { id: op.reader, now_ms, wall_ms, changes: &mut changes };
         for item in &op.items {
-            let vote = self.judge_item(op.reader, item, now_ms);
+            let item = SettleItem { place: self.own_place(item.place), ..*item };
+            let vote = self.judge_item(op.reader, &item, now_ms);
             if vote == SettleVote::Counted && !op.check_only {
-                self.carry_out(item, &mut settling);
+                self.carry_out(&item, &mut settling);
             }
             votes.push(vote);
         }
@@ -48,6 +56,12 @@ impl Stream {
 
     fn judge_item(&self, id: SubscriptionId, item: &SettleItem, now_ms: u64) -> SettleVote {
         let dot = item.place.1;
+        // An ack of a message that never came here would have to be remembered without it: a queue
+        // can, by its context. Of a topic's message the context speaks for every reader, and a
+        // keyed one has no identity without its content [F1, F23].
+        if !self.is_known(dot) && (self.is_topic() || matches!(dot, Dot::Keyed(_))) {
+            return SettleVote::Lacking;
+        }
         let open = self.is_open(id, dot);
         let settled = self.is_known(dot) && !open;
         judge_settle(self.attempt(id, dot), open, settled, item, now_ms)
@@ -71,7 +85,7 @@ impl Stream {
 
     /// The reader is done with the message, for ever: its dot stays in the context, which is the
     /// tombstone. When no reader is left, the message goes.
-    fn finish(&mut self, place: Place, settling: &mut Settling<'_>) {
+    pub(super) fn finish(&mut self, place: Place, settling: &mut Settling<'_>) {
         let (id, dot) = (settling.id, place.1);
         if !matches!(dot, Dot::Keyed(_)) && self.context.insert(dot) {
             push_once(settling.changes, Change::PutMeta);
@@ -107,6 +121,7 @@ impl Stream {
             return;
         }
         if self.sizes.remove(dot) > 0 {
+            self.holes.remove(&place);
             changes.push(Change::DeleteMessage(place));
         }
         if self.marks.remove(&dot).is_some() {

@@ -126,6 +126,10 @@ impl Stream {
     ) -> StoreVote {
         let header = &envelope.header;
         let dot = header.dot;
+        // "Known" is no reason to skip a message whose payload is gone [F23].
+        if self.fill_hole(dot, envelope, now_ms, changes) {
+            return StoreVote::Stored;
+        }
         if let Dot::Keyed(id) = dot {
             if let Some(known) = self.identities.get(id) {
                 let same = known.content_mac == header.content_mac;

@@ -33,6 +33,11 @@ impl Window {
         window
     }
 
+    /// The places that wait in memory, rising.
+    pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
+        self.ready.keys().copied()
+    }
+
     fn last(&self) -> Option<Place> {
         self.ready.last_key_value().map(|(place, _)| *place)
     }

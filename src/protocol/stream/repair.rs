@@ -1,0 +1,454 @@
+//! Repair: what two replicas of a stream tell each other, and how one takes in what it lacks.
+//!
+//! A summary is all that replicas have to agree on: which dots were seen, which of them each
+//! reader is not done with, which are dead. Grants and pauses are not in it. Merging is union:
+//! seen grows, open shrinks, in any order and any number of times.
+//!
+//! Seen and not open is evidence of a settlement, and the only one that travels [R12]; a dot that
+//! is open somewhere enters a context only together with its payload. Who cannot tell what it
+//! lacks gives no evidence at all [R13].
+
+use super::identities::Identity;
+use super::reader::Reader;
+use super::settling::Settling;
+use super::{Place, Stream, StreamKind, push_once};
+use crate::base::ids::SubscriptionId;
+use crate::crdt::context::DotSet;
+use crate::crdt::dot::{Dot, KeyedId};
+use crate::message::envelope::{Envelope, Kept};
+use crate::protocol::lease::{Attempt, Hold};
+use crate::protocol::op::{Change, Seal};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// Dead dots, and those brought back, by how often they were brought back.
+pub type Fates = BTreeMap<(u32, bool), DotSet>;
+
+/// What a replica knows of a stream, without its keyed messages.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Every minted and derived dot seen.
+    pub context: DotSet,
+    /// What each reader is not done with, holes included.
+    pub open: BTreeMap<SubscriptionId, DotSet>,
+    /// Known, open, and without a payload that opens: asked for, never given [R13].
+    pub holes: DotSet,
+    /// Dead and redriven messages of each reader.
+    pub fates: BTreeMap<SubscriptionId, Fates>,
+    /// One digest per bucket of keyed messages ([`KeyedId`]'s first byte) that is not empty.
+    pub keyed: BTreeMap<u8, u64>,
+    /// The version of the subscription set.
+    pub set_version: u64,
+    /// The seal.
+    pub seal: Option<Seal>,
+    /// A damaged row did not tell its name: what is missing here need not be settled [R13].
+    pub is_suspect: bool,
+}
+
+/// A keyed message, as replicas tell each other.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeyedFact {
+    /// Its name.
+    pub id: KeyedId,
+    /// Its identity's content [F2].
+    pub content_mac: [u8; 32],
+    /// Its stamp.
+    pub hlc: crate::base::hlc::Hlc,
+    /// A copy made by a link.
+    pub is_copy: bool,
+    /// Who is not done with it; nobody: it is settled.
+    pub open: Vec<SubscriptionId>,
+}
+
+/// A message on its way to a replica that lacks it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Repaired {
+    /// The message.
+    pub envelope: Arc<Envelope>,
+    /// Who is not done with it, where it comes from.
+    pub open: Vec<SubscriptionId>,
+}
+
+impl Summary {
+    /// Whether a dot is open for anybody.
+    #[must_use]
+    pub fn is_open(&self, dot: Dot) -> bool {
+        self.open.values().any(|open| open.contains(dot))
+    }
+
+    /// A digest over everything but suspicion and holes: equal, when neither lacks anything.
+    #[must_use]
+    pub fn digest(&self) -> u64 {
+        let mut bare = self.clone();
+        (bare.holes, bare.is_suspect) = (DotSet::new(), false);
+        // A reader without open messages and one that is not known say the same.
+        bare.open.retain(|_, open| !open.is_empty());
+        bare.fates.retain(|_, fates| !fates.is_empty());
+        let bytes = postcard::to_stdvec(&bare).expect("a summary always encodes");
+        fnv(&bytes)
+    }
+}
+
+/// FNV-1a: nobody chooses what goes in.
+fn fnv(bytes: &[u8]) -> u64 {
+    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+}
+
+impl Stream {
+    /// What this replica knows.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        let open = |(id, reader): (&SubscriptionId, &Reader)| (*id, reader.open.numbered());
+        let fates = |(id, reader): (&SubscriptionId, &Reader)| (*id, reader.fates());
+        let mut keyed: BTreeMap<u8, u64> = BTreeMap::new();
+        for (id, identity) in self.identities.iter() {
+            let digest = self.keyed_digest(id, identity);
+            let bucket = keyed.entry(id.0[0]).or_default();
+            *bucket = bucket.wrapping_add(digest);
+        }
+        Summary {
+            context: self.context.clone(),
+            open: self.readers.iter().map(open).collect(),
+            holes: self.holes.iter().map(|(_, dot)| *dot).collect(),
+            fates: self.readers.iter().map(fates).collect(),
+            keyed,
+            set_version: self.set.version,
+            seal: self.seal.clone(),
+            is_suspect: self.is_suspect,
+        }
+    }
+
+    fn keyed_digest(&self, id: KeyedId, identity: &Identity) -> u64 {
+        let open = self.open_for_whom(Dot::Keyed(id));
+        let bytes = postcard::to_stdvec(&(id, identity.content_mac, open))
+            .expect("a digest's ground always encodes");
+        fnv(&bytes)
+    }
+
+    /// Who is not done with a message.
+    #[must_use]
+    pub fn open_for_whom(&self, dot: Dot) -> Vec<SubscriptionId> {
+        let open =
+            |(id, reader): (&SubscriptionId, &Reader)| reader.open.contains(dot).then_some(*id);
+        self.readers.iter().filter_map(open).collect()
+    }
+
+    /// Up to `max` keyed messages of a bucket after one, rising.
+    #[must_use]
+    pub fn keyed_facts(&self, bucket: u8, after: Option<KeyedId>, max: usize) -> Vec<KeyedFact> {
+        let fact = |(id, identity): (KeyedId, &Identity)| KeyedFact {
+            id,
+            content_mac: identity.content_mac,
+            hlc: identity.hlc,
+            is_copy: identity.is_copy,
+            open: self.open_for_whom(Dot::Keyed(id)),
+        };
+        self.identities.bucket(bucket, after).take(max).map(fact).collect()
+    }
+
+    /// What this replica lacks of another's messages: payloads to ask for. Of its holes only
+    /// those that the other has whole.
+    #[must_use]
+    pub fn lacks(&self, theirs: &Summary) -> DotSet {
+        let mut lacking = DotSet::new();
+        for open in theirs.open.values() {
+            lacking.merge(open);
+        }
+        lacking.subtract(&self.context);
+        for (_, dot) in &self.holes {
+            if theirs.is_open(*dot) {
+                lacking.insert(*dot);
+            }
+        }
+        lacking.subtract(&theirs.holes);
+        lacking
+    }
+
+    /// Of some keyed messages those whose payload this replica lacks.
+    #[must_use]
+    pub fn lacks_keyed(&self, facts: &[KeyedFact]) -> Vec<KeyedId> {
+        let is_hole = |id: KeyedId| self.holes.iter().any(|(_, dot)| *dot == Dot::Keyed(id));
+        let lacks = |fact: &&KeyedFact| {
+            !fact.open.is_empty() && (!self.identities.contains(fact.id) || is_hole(fact.id))
+        };
+        facts.iter().filter(lacks).map(|fact| fact.id).collect()
+    }
+
+    /// Takes in what another replica has settled, and its seal. Grants do not matter: what is
+    /// settled anywhere is settled [F4].
+    pub fn merge_settled(&mut self, theirs: &Summary, now_ms: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        if let Some(seal) = &theirs.seal {
+            changes.extend(self.close(seal.clone()));
+        }
+        // Of another set of readers nothing can be told yet [R36].
+        if theirs.is_suspect || theirs.set_version != self.set.version {
+            return changes;
+        }
+        let mut open_there = DotSet::new();
+        for open in theirs.open.values() {
+            open_there.merge(open);
+        }
+        let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
+        for id in ids {
+            let mut settled = self.readers[&id].open.intersection(&theirs.context);
+            if let Some(open) = theirs.open.get(&id) {
+                settled.subtract(open);
+            }
+            self.settle_dots(id, &settled, now_ms, &mut changes);
+        }
+        let mut news = theirs.context.clone();
+        news.subtract(&open_there);
+        news.subtract(&self.context);
+        if !news.is_empty() {
+            self.context.merge(&news);
+            push_once(&mut changes, Change::PutMeta);
+        }
+        changes
+    }
+
+    /// Takes in which keyed messages another replica has settled, for which readers.
+    pub fn merge_keyed(&mut self, facts: &[KeyedFact], now_ms: u64) -> Vec<Change> {
+        let mut changes = Vec::new();
+        let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
+        for fact in facts {
+            let dot = Dot::Keyed(fact.id);
+            match self.identities.get(fact.id) {
+                None if fact.open.is_empty() => {
+                    let (content_mac, hlc, is_copy) = (fact.content_mac, fact.hlc, fact.is_copy);
+                    let identity = Identity { content_mac, hlc, received_ms: now_ms, is_copy };
+                    self.identities.insert(fact.id, identity);
+                    changes.push(Change::PutIdentity(fact.id, identity));
+                }
+                Some(own) if own.content_mac == fact.content_mac => {
+                    for id in ids.iter().filter(|id| !fact.open.contains(id)) {
+                        let one = DotSet::from_iter([dot]);
+                        self.settle_dots(*id, &one, now_ms, &mut changes);
+                    }
+                }
+                // Unknown and open: it comes with its payload. Another content: the majority's
+                // stays [F1].
+                _ => {}
+            }
+        }
+        changes
+    }
+
+    fn settle_dots(
+        &mut self,
+        id: SubscriptionId,
+        dots: &DotSet,
+        now_ms: u64,
+        changes: &mut Vec<Change>,
+    ) {
+        if dots.is_empty() {
+            return;
+        }
+        let Some(reader) = self.readers.get(&id) else { return };
+        // Those whose places are in memory one by one; the rows of the others are found by a
+        // sweep, as after a purge.
+        let mut open = reader.open.intersection(dots);
+        let waiting = reader.window.places().filter(|place| open.contains(place.1));
+        let mut places: BTreeMap<Dot, Place> = waiting.map(|place| (place.1, place)).collect();
+        places.extend(open.iter().filter_map(|dot| Some((dot, self.known_place(id, dot)?))));
+        for (dot, place) in places {
+            open.remove(dot);
+            self.finish(place, &mut Settling::of_repair(id, now_ms, changes));
+        }
+        self.purge_open(id, &open, now_ms, changes);
+    }
+
+    /// The place of a message of which memory holds more than that it is here.
+    fn known_place(&self, id: SubscriptionId, dot: Dot) -> Option<Place> {
+        let reader = self.readers.get(&id)?;
+        if let Some(live) = reader.attempts.get(&dot) {
+            return Some(live.attempt.place);
+        }
+        if let Some(mark) = self.marks.get(&dot) {
+            return Some((mark.hlc, dot));
+        }
+        match dot {
+            Dot::Keyed(key) => self.identities.get(key).map(|identity| (identity.hlc, dot)),
+            _ => None,
+        }
+    }
+
+    /// Takes in messages that this replica lacks, each in one batch with its context [R12]. Their
+    /// time counts from now: late is allowed, early is not [F11].
+    pub fn merge_messages(
+        &mut self,
+        repaired: &[Repaired],
+        now_ms: u64,
+        keep: bool,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for Repaired { envelope, open } in repaired {
+            let header = &envelope.header;
+            let place: Place = (header.hlc, header.dot);
+            let dot = header.dot;
+            if self.fill_hole(dot, envelope, now_ms, &mut changes) || self.is_known(dot) {
+                continue;
+            }
+            self.keep_message(envelope, now_ms, keep, &mut changes);
+            // What its source has settled for somebody is settled.
+            let done: Vec<SubscriptionId> = self
+                .open_for_whom(header.dot)
+                .into_iter()
+                .filter(|id| self.kind == StreamKind::Topic && !open.contains(id))
+                .collect();
+            for id in done {
+                self.finish(place, &mut Settling::of_repair(id, now_ms, &mut changes));
+            }
+        }
+        changes
+    }
+
+    /// A message that is known and did not open gets its payload back, under the place it has here;
+    /// its time goes on from now.
+    pub(super) fn fill_hole(
+        &mut self,
+        dot: Dot,
+        envelope: &Arc<Envelope>,
+        now_ms: u64,
+        changes: &mut Vec<Change>,
+    ) -> bool {
+        let Some(hole) = self.holes.iter().find(|(_, hole)| *hole == dot).copied() else {
+            return false;
+        };
+        if let Dot::Keyed(key) = dot
+            && self
+                .identities
+                .get(key)
+                .is_some_and(|it| it.content_mac != envelope.header.content_mac)
+        {
+            return false;
+        }
+        self.holes.remove(&hole);
+        let row = Kept { received_ms: now_ms, envelope: envelope.clone() }.to_bytes();
+        let old = u64::from(self.sizes.get(dot));
+        self.sizes.insert(dot, row.len());
+        for reader in self.readers.values_mut().filter(|reader| reader.open.contains(dot)) {
+            reader.bytes = reader.bytes - old + row.len() as u64;
+        }
+        changes.push(Change::PutMessage(hole, row));
+        true
+    }
+
+    /// Notes that a message here does not open.
+    pub fn note_hole(&mut self, place: Place) -> bool {
+        self.is_present(place.1) && self.holes.insert(place)
+    }
+
+    /// Messages here that do not open.
+    #[must_use]
+    pub fn count_holes(&self) -> usize {
+        self.holes.len()
+    }
+
+    /// Whether a message here does not open.
+    #[must_use]
+    pub fn is_hole(&self, place: Place) -> bool {
+        !self.holes.is_empty() && self.holes.contains(&place)
+    }
+
+    /// Dead and redriven messages of which another replica knows more.
+    #[must_use]
+    pub fn lacks_fates(&self, theirs: &Summary) -> BTreeMap<SubscriptionId, DotSet> {
+        let mut lacking: BTreeMap<SubscriptionId, DotSet> = BTreeMap::new();
+        for (id, fates) in &theirs.fates {
+            let Some(reader) = self.readers.get(id) else { continue };
+            for (fate, dots) in fates {
+                for dot in dots.iter().filter(|dot| reader.open.contains(*dot)) {
+                    if reader.fate(dot) < *fate {
+                        lacking.entry(*id).or_default().insert(dot);
+                    }
+                }
+            }
+        }
+        lacking
+    }
+
+    /// What is remembered of the attempts at some messages.
+    #[must_use]
+    pub fn attempts_at(&self, id: SubscriptionId, dots: &DotSet, max: usize) -> Vec<Attempt> {
+        let Some(reader) = self.readers.get(&id) else { return Vec::new() };
+        let of = |dot| reader.attempts.get(&dot).map(|live| live.attempt);
+        dots.iter().filter_map(of).take(max).collect()
+    }
+
+    /// Takes in that messages died or were brought back. A lease that runs here stays.
+    pub fn merge_fates(
+        &mut self,
+        id: SubscriptionId,
+        attempts: &[Attempt],
+        now_ms: u64,
+    ) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for theirs in attempts {
+            let dot = theirs.place.1;
+            let Some(reader) = self.readers.get_mut(&id) else { break };
+            let fate = (theirs.redrives, theirs.death.is_some());
+            let own = reader.attempts.get(&dot).map(|live| live.attempt);
+            let is_held = own.is_some_and(|own| own.is_held(now_ms));
+            if !reader.open.contains(dot) || is_held || reader.fate(dot) >= fate {
+                continue;
+            }
+            let hold = if theirs.death.is_some() {
+                Hold::Dead
+            } else {
+                Hold::Released { ready_ms: now_ms }
+            };
+            let counter = own.map_or(0, |own| own.counter).max(theirs.counter);
+            let attempt = Attempt { hold, counter, ..*theirs };
+            self.put_fate(id, attempt, now_ms, &mut changes);
+        }
+        changes
+    }
+
+    fn put_fate(
+        &mut self,
+        id: SubscriptionId,
+        attempt: Attempt,
+        now_ms: u64,
+        changes: &mut Vec<Change>,
+    ) {
+        let place = attempt.place;
+        let mark = self.marks.get(&place.1).copied();
+        let Some(reader) = self.readers.get_mut(&id) else { return };
+        reader.unseat(place);
+        reader.top = reader.top.max(attempt.counter);
+        let live = super::reader::Live { attempt, has_row: true, grant: None };
+        if let Some(old) = reader.attempts.insert(place.1, live) {
+            reader.leave_grant(old.grant, changes);
+        }
+        changes.push(Change::PutAttempt(id, place.1, attempt));
+        if attempt.hold != Hold::Dead
+            && let Some(mark) = &mark
+        {
+            reader.join_group(place, mark);
+        }
+        self.reseat(id, place, now_ms);
+    }
+}
+
+impl Reader {
+    /// How often a message was brought back, and whether it is dead. The greater one is later.
+    fn fate(&self, dot: Dot) -> (u32, bool) {
+        self.attempts
+            .get(&dot)
+            .map_or((0, false), |live| (live.attempt.redrives, live.attempt.death.is_some()))
+    }
+
+    fn fates(&self) -> Fates {
+        let mut fates = Fates::new();
+        for (dot, live) in &self.attempts {
+            let fate = (live.attempt.redrives, live.attempt.death.is_some());
+            if fate != (0, false) {
+                fates.entry(fate).or_default().insert(*dot);
+            }
+        }
+        fates
+    }
+}

@@ -1,0 +1,363 @@
+//! Repair: replicas compare what they know, and each takes in what it lacks.
+//!
+//! Everything is pulled, so whoever is behind sets the pace, and a pull that breaks off is begun
+//! again from what was taken in. A comparison is a digest per stream; only what differs is told in
+//! intervals, only what lacks is sent. All of it is of the class "repair": it never stands before
+//! a client's work.
+
+use super::coordinator::{Coordinator, StreamRef};
+use super::opening::open;
+use super::peers::CallError;
+use super::replica::Replica;
+use super::rows::ROW_BYTES;
+use super::scan;
+use super::stream_cell::StreamCell;
+use crate::base::ids::{Generation, NodeId, SubscriptionId};
+use crate::base::limits::{PULL_BYTES_MAX, PULL_MESSAGES_MAX};
+use crate::base::seams::blocking;
+use crate::crdt::context::DotSet;
+use crate::crdt::dot::{Dot, KeyedId};
+use crate::protocol::lease::Attempt;
+use crate::protocol::op::{Change, Refusal};
+use crate::protocol::stream::{KeyedFact, Place, Repaired, Stream, Summary};
+use crate::store::WriteClass;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a peer has for one answer.
+const ANSWER_TIME: Duration = Duration::from_secs(5);
+/// Places that a peer looks at for one answer.
+const STRIDE: usize = 4_096;
+/// Keyed messages in one answer.
+const FACTS_MAX: usize = 2_048;
+/// Attempts in one answer.
+const ATTEMPTS_MAX: usize = 1_024;
+
+/// What a replica asks another about their streams. Sent as postcard: only appended to.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum RepairRequest {
+    /// Which of these streams have another digest at your side? The asker is told to you so that
+    /// you can look at its side too.
+    Compare(NodeId, Vec<(Generation, u64)>),
+    /// What do you know of this stream?
+    Summary(Generation),
+    /// Which keyed messages of this bucket do you know, after this one?
+    Keyed(Generation, u8, Option<KeyedId>),
+    /// Send me these of your messages, those after this place first.
+    Pull(Generation, DotSet, Option<Place>),
+    /// What do you remember of the attempts at these?
+    Attempts(Generation, SubscriptionId, DotSet),
+}
+
+/// The answer to a [`RepairRequest`].
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub enum RepairAnswer {
+    /// Not now, or no such stream.
+    Refused,
+    /// These differ.
+    Differ(Vec<Generation>),
+    /// What is known.
+    Summary(Box<Summary>),
+    /// Keyed messages, rising; fewer than asked for: there are no more.
+    Keyed(Vec<KeyedFact>),
+    /// Messages, and after which place to go on; none: there are no more.
+    Messages(Vec<Repaired>, Option<Place>),
+    /// Attempts.
+    Attempts(Vec<Attempt>),
+}
+
+/// Why a comparison was not finished.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RepairError {
+    /// The peer gave no answer, or refused.
+    #[error("the peer gave no answer")]
+    NoAnswer,
+    /// This replica cannot take it in now.
+    #[error("what was pulled cannot be stored: {0}")]
+    Refused(#[from] Refusal),
+}
+
+impl From<CallError> for RepairError {
+    fn from(_: CallError) -> Self {
+        Self::NoAnswer
+    }
+}
+
+impl Replica {
+    /// Answers another replica's question about their streams. What it tells is durable.
+    pub async fn answer_repair(&self, request: RepairRequest) -> RepairAnswer {
+        let answered = match request {
+            RepairRequest::Compare(asker, digests) => self.compare(asker, digests).await,
+            RepairRequest::Summary(stream) => {
+                self.tell(stream, |s| RepairAnswer::Summary(Box::new(s.summary()))).await
+            }
+            RepairRequest::Keyed(stream, bucket, after) => {
+                self.tell(stream, |s| RepairAnswer::Keyed(s.keyed_facts(bucket, after, FACTS_MAX)))
+                    .await
+            }
+            RepairRequest::Attempts(stream, reader, dots) => {
+                self.tell(stream, |s| {
+                    RepairAnswer::Attempts(s.attempts_at(reader, &dots, ATTEMPTS_MAX))
+                })
+                .await
+            }
+            RepairRequest::Pull(stream, dots, after) => self.give(stream, dots, after).await,
+        };
+        answered.unwrap_or(RepairAnswer::Refused)
+    }
+
+    async fn tell(
+        &self,
+        stream: Generation,
+        tell: impl FnOnce(&Stream) -> RepairAnswer,
+    ) -> Result<RepairAnswer, Refusal> {
+        let cell = self.cell(stream).await?;
+        let told = cell.decide(|stream| tell(stream));
+        self.store().barrier().await.map_err(|_| Refusal::Stopping)?;
+        Ok(told)
+    }
+
+    async fn compare(
+        &self,
+        asker: NodeId,
+        digests: Vec<(Generation, u64)>,
+    ) -> Result<RepairAnswer, Refusal> {
+        let mut differ = Vec::new();
+        for (stream, theirs) in digests {
+            // A stream of which no record is here yet is compared again once there is one.
+            let Ok(cell) = self.cell(stream).await else { continue };
+            if cell.digest() != theirs {
+                self.unrepaired().note_for(asker, stream);
+                differ.push(stream);
+            }
+        }
+        self.store().barrier().await.map_err(|_| Refusal::Stopping)?;
+        Ok(RepairAnswer::Differ(differ))
+    }
+
+    /// Messages for a replica that lacks them, in the order of their places.
+    async fn give(
+        &self,
+        stream: Generation,
+        dots: DotSet,
+        after: Option<Place>,
+    ) -> Result<RepairAnswer, Refusal> {
+        let cell = self.cell(stream).await?;
+        let store = self.store().clone();
+        store.barrier().await.map_err(|_| Refusal::Stopping)?;
+        let read = move || {
+            let places = scan::places(&store, stream, SubscriptionId::QUEUE, after, STRIDE)?;
+            let mut next = (places.len() == STRIDE).then(|| places.last().copied()).flatten();
+            let (mut kept, mut bytes) = (Vec::new(), 0);
+            for place in places.into_iter().filter(|place| dots.contains(place.1)) {
+                // One that does not open is a hole here too: others are asked.
+                if let Some(message) = scan::message(&store, stream, place)? {
+                    bytes += message.envelope.sealed.len();
+                    kept.push(message);
+                }
+                if bytes >= PULL_BYTES_MAX || kept.len() >= PULL_MESSAGES_MAX {
+                    next = Some(place);
+                    break;
+                }
+            }
+            Ok::<_, scan::LoadError>((kept, next))
+        };
+        let (kept, next) = blocking(&**self.spawn(), read).await.map_err(|error| {
+            tracing::error!(%error, %stream, "messages for a peer cannot be read");
+            Refusal::Overloaded
+        })?;
+        let messages = cell.decide(|state| {
+            let repaired = |kept: crate::message::envelope::Kept| Repaired {
+                open: state.open_for_whom(kept.envelope.header.dot),
+                envelope: kept.envelope,
+            };
+            // What was settled while it was read is no news.
+            kept.into_iter().map(repaired).filter(|repaired| !repaired.open.is_empty()).collect()
+        });
+        Ok(RepairAnswer::Messages(messages, next))
+    }
+
+    /// Takes in a change that repair makes, durably.
+    async fn take_in<T>(
+        &self,
+        cell: &Arc<StreamCell>,
+        (class, bytes): (WriteClass, usize),
+        merge: impl FnOnce(&mut Stream, u64) -> (T, Vec<Change>),
+    ) -> Result<T, Refusal> {
+        let admission = self.admit(class, bytes)?;
+        let now_ms = self.service().now_ms();
+        let (result, ticket, changed) = cell.decide(|stream| {
+            let (result, changes) = merge(stream, now_ms);
+            let changed = !changes.is_empty();
+            (result, self.submit(admission, cell.generation, stream, changes), changed)
+        });
+        if changed {
+            if let Some(at_ms) = cell.wake(now_ms) {
+                self.lapses().watch(cell, at_ms);
+            }
+            cell.note_left_over();
+            cell.ring_all();
+        }
+        ticket.await.map_err(|_| Refusal::Stopping)?;
+        Ok(result)
+    }
+}
+
+/// What a summary leaves to be asked for.
+struct Lacking {
+    messages: DotSet,
+    buckets: Vec<u8>,
+    fates: BTreeMap<SubscriptionId, DotSet>,
+}
+
+impl Coordinator {
+    /// Takes in from a peer all that this node's replica lacks of a stream.
+    ///
+    /// # Errors
+    /// [`RepairError`]; what was taken in before it stays.
+    pub async fn catch_up(&self, stream: &StreamRef, peer: NodeId) -> Result<(), RepairError> {
+        let replica = &self.parts.replica;
+        let generation = stream.generation;
+        let cell = replica.cell(generation).await?;
+        let theirs = match self.ask_repair(peer, RepairRequest::Summary(generation)).await? {
+            RepairAnswer::Summary(theirs) => *theirs,
+            _ => return Err(RepairError::NoAnswer),
+        };
+        let size = (WriteClass::Reserve, 16 * ROW_BYTES);
+        let lacking = replica
+            .take_in(&cell, size, |state, now_ms| {
+                let changes = state.merge_settled(&theirs, now_ms);
+                let own = state.summary().keyed;
+                let differs = |(bucket, digest): &(&u8, &u64)| own.get(bucket) != Some(*digest);
+                let buckets = theirs.keyed.iter().filter(differs).map(|(b, _)| *b).collect();
+                let (messages, fates) = (state.lacks(&theirs), state.lacks_fates(&theirs));
+                (Lacking { messages, buckets, fates }, changes)
+            })
+            .await?;
+        let mut wanted = lacking.messages;
+        for bucket in lacking.buckets {
+            self.learn_keyed(&cell, peer, bucket, &mut wanted).await?;
+        }
+        if !wanted.is_empty() {
+            self.pull(stream, &cell, peer, wanted).await?;
+        }
+        for (reader, dots) in lacking.fates {
+            self.learn_fates(&cell, peer, reader, dots).await?;
+        }
+        Ok(())
+    }
+
+    async fn ask_repair(
+        &self,
+        peer: NodeId,
+        request: RepairRequest,
+    ) -> Result<RepairAnswer, RepairError> {
+        let peer = self.parts.peers.get(&peer).ok_or(RepairError::NoAnswer)?;
+        match peer.repair(request, ANSWER_TIME).await? {
+            RepairAnswer::Refused => Err(RepairError::NoAnswer),
+            answer => Ok(answer),
+        }
+    }
+
+    async fn learn_keyed(
+        &self,
+        cell: &Arc<StreamCell>,
+        peer: NodeId,
+        bucket: u8,
+        wanted: &mut DotSet,
+    ) -> Result<(), RepairError> {
+        let mut after = None;
+        loop {
+            let request = RepairRequest::Keyed(cell.generation, bucket, after);
+            let RepairAnswer::Keyed(facts) = self.ask_repair(peer, request).await? else {
+                return Err(RepairError::NoAnswer);
+            };
+            let Some(last) = facts.last() else { return Ok(()) };
+            (after, _) = (Some(last.id), ());
+            let is_end = facts.len() < FACTS_MAX;
+            let size = (WriteClass::Reserve, facts.len() * ROW_BYTES);
+            let lacking = self
+                .parts
+                .replica
+                .take_in(cell, size, |state, now_ms| {
+                    let changes = state.merge_keyed(&facts, now_ms);
+                    (state.lacks_keyed(&facts), changes)
+                })
+                .await?;
+            for id in lacking {
+                wanted.insert(Dot::Keyed(id));
+            }
+            if is_end {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn pull(
+        &self,
+        stream: &StreamRef,
+        cell: &Arc<StreamCell>,
+        peer: NodeId,
+        wanted: DotSet,
+    ) -> Result<(), RepairError> {
+        let mut after = None;
+        loop {
+            let request = RepairRequest::Pull(stream.generation, wanted.clone(), after);
+            let RepairAnswer::Messages(messages, next) = self.ask_repair(peer, request).await?
+            else {
+                return Err(RepairError::NoAnswer);
+            };
+            // What does not open is the peer's hole: it is not taken for the message [G18].
+            let messages: Vec<Repaired> = messages
+                .into_iter()
+                .filter(|repaired| open(stream, &repaired.envelope).is_some())
+                .collect();
+            if !messages.is_empty() {
+                let weight = |r: &Repaired| r.envelope.sealed.len() + ROW_BYTES;
+                let size = (WriteClass::Growth, messages.iter().map(weight).sum());
+                let keep = self.parts.replica.has_room();
+                metrics::counter!("tertulia_messages_repaired_total")
+                    .increment(messages.len() as u64);
+                self.parts
+                    .replica
+                    .take_in(cell, size, |state, now_ms| {
+                        ((), state.merge_messages(&messages, now_ms, keep))
+                    })
+                    .await?;
+            }
+            if next.is_none() {
+                return Ok(());
+            }
+            after = next;
+        }
+    }
+
+    async fn learn_fates(
+        &self,
+        cell: &Arc<StreamCell>,
+        peer: NodeId,
+        reader: SubscriptionId,
+        mut dots: DotSet,
+    ) -> Result<(), RepairError> {
+        while !dots.is_empty() {
+            let request = RepairRequest::Attempts(cell.generation, reader, dots.clone());
+            let RepairAnswer::Attempts(attempts) = self.ask_repair(peer, request).await? else {
+                return Err(RepairError::NoAnswer);
+            };
+            if attempts.is_empty() {
+                return Ok(());
+            }
+            dots.subtract(&attempts.iter().map(|attempt| attempt.place.1).collect());
+            let size = (WriteClass::Reserve, attempts.len() * ROW_BYTES);
+            self.parts
+                .replica
+                .take_in(cell, size, |state, now_ms| {
+                    ((), state.merge_fates(reader, &attempts, now_ms))
+                })
+                .await?;
+        }
+        Ok(())
+    }
+}
