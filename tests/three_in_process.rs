@@ -209,3 +209,56 @@ async fn f23_an_ack_of_a_keyed_message_that_never_came_is_not_counted() {
     three.catch_up(2, 0).await;
     assert_eq!(three.settle(ack, false).await, Settled::Done);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn any_node_answers_send_receive_extend_and_ack_on_different_nodes() {
+    let five = Three::of(5).await;
+    let (replicas, others) = five.sides();
+    assert_eq!((replicas.len(), others.len()), (3, 2));
+    // Two nodes that hold nothing take requests as well as any.
+    let (a, b) = (others[0], others[1]);
+    let Stored::Done { id, copies, .. } =
+        five.send_at(a, Outgoing::plain(content("one")), true).await
+    else {
+        panic!("it is stored");
+    };
+    assert_eq!(copies, 3);
+    assert_eq!(five.find_at(b, id).await.unwrap().content, content("one"));
+    let got = five.receive_at(b, 1, LEASE_MS).await.unwrap();
+    assert_eq!(got[0].content, content("one"));
+    assert!(five.receive_at(replicas[2], 1, LEASE_MS).await.unwrap().is_empty(), "it is leased");
+    let longer = got[0].lease.item(SettleAction::Extend { duration_ms: 2 * LEASE_MS });
+    assert_eq!(five.settle_at(replicas[1], longer, false).await, Settled::Done);
+    let ack = got[0].lease.item(SettleAction::Ack);
+    assert_eq!(five.settle_at(a, ack, false).await, Settled::Done);
+    assert!(five.receive_at(b, 1, LEASE_MS).await.unwrap().is_empty());
+    assert!(five.find_at(a, id).await.is_none());
+    assert_eq!(five.count(a).await, 0, "a gateway keeps nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_gateway_hears_of_a_message_and_removes_it() {
+    let five = Three::of(5).await;
+    let (replicas, others) = five.sides();
+    let listening = five.listening_at(others[0]).await;
+    let news = listening.bell().notified();
+    let stored = five.send_at(replicas[1], Outgoing::plain(content("one")), false).await;
+    let Stored::Done { id, .. } = stored else { panic!("it is stored") };
+    tokio::time::timeout(Duration::from_secs(20), news).await.expect("the bell rings");
+    assert_eq!(five.remove_at(others[1], id).await, Settled::Done);
+    assert!(five.receive_at(others[0], 1, LEASE_MS).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r25_when_the_dispatcher_is_gone_the_next_one_carries_on() {
+    let three = Three::start().await;
+    let (replicas, _) = three.sides();
+    for text in ["one", "two"] {
+        three.send_at(replicas[2], Outgoing::plain(content(text)), true).await;
+    }
+    assert_eq!(three.receive_at(replicas[2], 1, LEASE_MS).await.unwrap().len(), 1);
+    three.kill(replicas[0]);
+    let got = three.receive_at(replicas[2], 2, LEASE_MS).await.unwrap();
+    assert_eq!(got.len(), 1, "one is leased, wherever that was decided");
+    assert_eq!(got[0].content, content("two"));
+}

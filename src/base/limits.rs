@@ -219,6 +219,8 @@ pub const SLOTS: u16 = 256;
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
 /// Calls at once on one connection between nodes; above it the far end answers `overloaded`.
 pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
+/// How long a node that is no replica watches a stream at one before it asks again.
+pub const WATCH_TIME: Duration = Duration::from_secs(5);
 /// How often replicas compare their streams, when something has changed or somebody waits.
 pub const COMPARE_PERIOD: Duration = Duration::from_secs(1);
 /// Streams compared in one call.

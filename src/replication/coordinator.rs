@@ -176,10 +176,13 @@ impl Coordinator {
                 let _ = answers.send((node, reply.map(|reply| reply.answer)));
             }));
         }
-        let own = answers.clone();
-        spawn.task(Box::pin(async move {
-            let _ = own.send((me, of_local(local.await)));
-        }));
+        // A node that is no replica has no vote.
+        if replicas.contains(&me) {
+            let own = answers.clone();
+            spawn.task(Box::pin(async move {
+                let _ = own.send((me, of_local(local.await)));
+            }));
+        }
         drop(answers);
         let deadline = tokio::time::sleep(REPLICAS_TIME);
         tokio::pin!(deadline);

@@ -5,10 +5,11 @@
 //! could not win or could not hand over.
 
 use super::coordinator::{Coordinator, StreamRef};
+use super::gateway::Road;
 use super::opening::{OpenMessage, Opened};
 use super::scan;
 use super::settling::Settled;
-use super::stream_cell::{Bell, StreamCell};
+use super::stream_cell::StreamCell;
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
@@ -19,8 +20,8 @@ use crate::protocol::op::{
 };
 use crate::protocol::quorum::Tally;
 use crate::protocol::stream::{Picked as PickedMessage, Place};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// How often a withdrawal is tried, and the first pause between two tries; each next one is twice
@@ -35,7 +36,7 @@ const LOST_PAUSE_MS: u64 = 4;
 const REFILL: usize = limits::WINDOW_MESSAGES_MAX / 2;
 
 /// A message under lease.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Delivery {
     /// The clear part.
     pub header: Header,
@@ -48,7 +49,7 @@ pub struct Delivery {
 }
 
 /// Who wants which messages of a stream, and how.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Wanted {
     /// For which reader.
     pub reader: SubscriptionId,
@@ -71,7 +72,7 @@ pub struct Wanted {
 }
 
 /// A won lease, as its holder sees it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Lease {
     /// The message.
     pub place: Place,
@@ -99,7 +100,7 @@ impl Lease {
 }
 
 /// Why nothing can be received now.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ReceiveError {
     /// Too many messages of the stream are under lease.
     InFlightLimit,
@@ -165,61 +166,28 @@ impl Drop for Granted {
     }
 }
 
-/// A receiver that waits for messages of a stream.
-pub struct Listening {
-    cell: Arc<StreamCell>,
-    reader: SubscriptionId,
-    bell: Arc<Bell>,
-    coordinator: Arc<Coordinator>,
-}
-
-impl Listening {
-    /// The bell that rings when messages become ready.
-    #[must_use]
-    pub fn bell(&self) -> &tokio::sync::Notify {
-        &self.bell.news
-    }
-}
-
-impl Drop for Listening {
-    fn drop(&mut self) {
-        self.bell.waiting.fetch_sub(1, Ordering::Relaxed);
-        self.coordinator.listeners.fetch_sub(1, Ordering::Relaxed);
-        // The bell may have rung for this one, which leaves: whoever waits behind looks instead.
-        self.cell.ring(self.reader, 1);
-        metrics::gauge!("tertulia_receivers_waiting").decrement(1.0);
-    }
-}
-
 impl Coordinator {
-    /// Listens for messages. Look for one *after* this, or its bell may be missed.
-    ///
-    /// # Errors
-    /// [`Refusal`], when the stream is gone or cannot be read.
-    pub async fn listen(
-        self: &Arc<Self>,
-        stream: &StreamRef,
-        reader: SubscriptionId,
-    ) -> Result<Listening, Refusal> {
-        let cell = self.parts.replica.cell(stream.generation).await?;
-        let bell = cell.bell(reader);
-        bell.waiting.fetch_add(1, Ordering::Relaxed);
-        self.listeners.fetch_add(1, Ordering::Relaxed);
-        metrics::gauge!("tertulia_receivers_waiting").increment(1.0);
-        Ok(Listening { cell, reader, bell, coordinator: self.clone() })
-    }
-
-    /// How many receivers listen.
-    #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.listeners.load(Ordering::Relaxed)
-    }
-
     /// Leases messages that are there now. Empty: there is none.
     ///
     /// # Errors
     /// [`ReceiveError`], and nothing is leased.
     pub async fn try_receive(
+        self: &Arc<Self>,
+        stream: &StreamRef,
+        wanted: &Wanted,
+    ) -> Result<Granted, ReceiveError> {
+        if let Road::There(nodes) = self.to_dispatcher(stream) {
+            if let Some(received) = self.hand_on_receive(nodes, stream, wanted).await {
+                return received;
+            }
+            if !self.is_replica(stream) {
+                return Err(ReceiveError::NoQuorum);
+            }
+        }
+        self.receive_here(stream, wanted).await
+    }
+
+    pub(super) async fn receive_here(
         self: &Arc<Self>,
         stream: &StreamRef,
         wanted: &Wanted,

@@ -5,8 +5,8 @@
 //! is repaired by doing it again.
 
 use super::coordinator::{Coordinator, StreamRef};
-use super::inspecting::item;
 use super::opening::{Found, open};
+use super::removing::item;
 use super::sending::Stored;
 use super::settling::Settled;
 use crate::base::ids::{LinkId, SubscriptionId};

@@ -1,19 +1,17 @@
-//! Looking without touching, and the operations of people: delete one, purge, redrive.
+//! Looking without touching.
 
 use super::coordinator::{Coordinator, StreamRef};
+use super::gateway::{Forwarded, Forwardee, Road};
 use super::opening::{Found, open};
-use super::peers::CallError;
 use super::scan;
-use super::settling::Settled;
 use super::stream_cell::StreamCell;
-use crate::base::ids::{RequesterId, SubscriptionId};
+use crate::base::ids::SubscriptionId;
 use crate::base::seams::blocking;
-use crate::crdt::context::DotSet;
 use crate::message::envelope::{Content, Header, Kept};
 use crate::protocol::lease::{Death, Hold};
-use crate::protocol::op::{Answer, Refusal, Request, SettleAction, SettleItem, SubscriptionOp};
-use crate::protocol::quorum::Tally;
+use crate::protocol::op::Refusal;
 use crate::protocol::stream::{MessageId, Place, Standing};
+use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -23,7 +21,7 @@ const STRIDE: usize = 512;
 const STRIDES_MAX: usize = 64;
 
 /// How many messages of a reader are in which state.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Stats {
     /// Waiting to be received.
     pub ready: u64,
@@ -42,7 +40,7 @@ pub struct Stats {
 }
 
 /// Which messages to look at.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct Browse {
     /// Only those that stand so.
     pub state: Option<Standing>,
@@ -55,7 +53,7 @@ pub struct Browse {
 }
 
 /// A message that was looked at.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Seen {
     /// Where it is in the order.
     pub place: Place,
@@ -82,21 +80,12 @@ pub struct Seen {
 }
 
 /// Messages that were looked at.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Browsed {
     /// In dispatch order.
     pub items: Vec<Seen>,
     /// Where to go on; none: there are no more.
     pub next: Option<Place>,
-}
-
-/// What a redrive did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Redriven {
-    /// Messages that are ready again.
-    pub moved: u64,
-    /// Dead messages that are left.
-    pub remaining: u64,
 }
 
 /// What is known of a message without its payload.
@@ -174,6 +163,13 @@ impl Coordinator {
         stream: &StreamRef,
         reader: SubscriptionId,
     ) -> Result<Stats, Refusal> {
+        if let Road::There(nodes) = self.to_replica(stream) {
+            let operation = Forwarded::Stats(stream.target(), reader);
+            return match self.hand_on_reading(nodes, operation).await? {
+                Forwardee::Counted(stats) => Ok(stats),
+                _ => Err(Refusal::Overloaded),
+            };
+        }
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
         let counts = replica.decide(&cell, reader, |state, _| state.counts(reader));
@@ -238,6 +234,13 @@ impl Coordinator {
         browse: Browse,
         retention_ms: u64,
     ) -> Result<Browsed, Refusal> {
+        if let Road::There(nodes) = self.to_replica(stream) {
+            let operation = Forwarded::Browse(stream.target(), reader, browse, retention_ms);
+            return match self.hand_on_reading(nodes, operation).await? {
+                Forwardee::Browsed(browsed) => Ok(browsed),
+                _ => Err(Refusal::Overloaded),
+            };
+        }
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
         replica.decide(&cell, reader, |_, _| ());
@@ -307,12 +310,18 @@ impl Coordinator {
         id: MessageId,
         retention_ms: u64,
     ) -> Result<Option<Seen>, Refusal> {
+        if let Road::There(nodes) = self.to_replica(stream) {
+            let operation = Forwarded::Find(stream.target(), reader, id, retention_ms);
+            return match self.hand_on_reading(nodes, operation).await? {
+                Forwardee::Found(seen) => Ok(seen),
+                _ => Err(Refusal::Overloaded),
+            };
+        }
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
-        let place = replica.decide(&cell, reader, |state, _| {
-            state.place_of(id).filter(|place| state.is_open(reader, place.1))
-        });
-        let Some(place) = place else { return Ok(None) };
+        let Some(place) = self.place_or_none(&cell, stream, reader, id).await? else {
+            return Ok(None);
+        };
         let found = self.read(stream, vec![place], 1).await.pop();
         let now_ms = replica.service().now_ms();
         let facts = facts(&cell, reader, &[place], now_ms).pop();
@@ -321,118 +330,27 @@ impl Coordinator {
         Ok(content.map(|content| facts.seen(&kept, content, now_ms, retention_ms)))
     }
 
-    /// Takes one message out, whoever holds it [R32].
-    pub async fn remove(
-        self: &Arc<Self>,
+    /// Where an open message is. `None` only when so many replicas were asked that none that a
+    /// majority has can be missed [F27].
+    pub(super) async fn place_or_none(
+        &self,
+        cell: &Arc<StreamCell>,
         stream: &StreamRef,
         reader: SubscriptionId,
         id: MessageId,
-    ) -> Settled {
-        let cell = match self.parts.replica.cell(stream.generation).await {
-            Ok(cell) => cell,
-            Err(refusal) => return Settled::Refused(refusal),
+    ) -> Result<Option<Place>, Refusal> {
+        let began = tokio::time::Instant::now();
+        let place = || {
+            self.parts.replica.decide(cell, reader, |state, _| {
+                state.place_of(id).filter(|place| state.is_open(reader, place.1))
+            })
         };
-        let place =
-            cell.decide(|state| state.place_of(id).filter(|place| state.is_open(reader, place.1)));
-        // What is not there was settled before, or never was: nothing is to be done.
-        let Some(place) = place else { return Settled::Done };
-        let items = vec![item(place, SettleAction::Remove)];
-        self.settle(stream, reader, items, false).await.pop().unwrap_or(Settled::Unknown)
-    }
-
-    /// Settles what a read quorum has seen: everything acknowledged to its sender before, nothing
-    /// sent after [G13]. Returns how many messages that were; `None`: no majority confirmed.
-    ///
-    /// # Errors
-    /// [`Refusal`], and nothing was settled.
-    pub async fn purge(
-        self: &Arc<Self>,
-        stream: &StreamRef,
-        reader: SubscriptionId,
-    ) -> Result<Option<u64>, Refusal> {
-        let Some(seen) = self.seen(stream).await else { return Err(Refusal::Overloaded) };
-        let request = Request::Subscription(stream.header(), SubscriptionOp::Purge(reader, seen));
-        self.count_up(stream, request).await
-    }
-
-    /// The union of the contexts of a majority.
-    async fn seen(&self, stream: &StreamRef) -> Option<DotSet> {
-        let mut tally = Tally::new(stream.view.clone());
-        let mut seen = DotSet::new();
-        let request = Arc::new(Request::Context(stream.header()));
-        let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
-            match answer {
-                Ok(Answer::Seen(dots)) => {
-                    seen.merge(&dots);
-                    tally.yes(node);
-                }
-                Ok(Answer::Refused(_)) | Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
-            }
-            tally.outcome().is_some()
-        })
-        .await;
-        tally.reached().then_some(seen)
-    }
-
-    /// Has a majority change its readers; the greatest count that any of them tells.
-    pub(super) async fn count_up(
-        &self,
-        stream: &StreamRef,
-        request: Request,
-    ) -> Result<Option<u64>, Refusal> {
-        let mut tally = Tally::new(stream.view.clone());
-        let (mut most, mut refusal) = (0, None);
-        let request = Arc::new(request);
-        let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
-            match answer {
-                Ok(Answer::Counted(count)) => {
-                    most = most.max(count);
-                    tally.yes(node);
-                }
-                Ok(Answer::Joined) => tally.yes(node),
-                Ok(Answer::Refused(why)) => {
-                    refusal = Some(why);
-                    tally.no(node);
-                }
-                Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
-            }
-            tally.outcome().is_some()
-        })
-        .await;
-        match (tally.reached(), refusal) {
-            (true, _) => Ok(Some(most)),
-            (false, Some(refusal)) if tally.refused() => Err(refusal),
-            (false, _) => Ok(None),
+        if let Some(place) = place() {
+            return Ok(Some(place));
         }
+        if !self.confirm(stream, began).await {
+            return Err(Refusal::Overloaded);
+        }
+        Ok(place())
     }
-
-    /// Makes up to `max` dead messages ready again, the oldest first.
-    ///
-    /// # Errors
-    /// [`Refusal`], when the stream is gone or cannot be read.
-    pub async fn redrive(
-        self: &Arc<Self>,
-        stream: &StreamRef,
-        reader: SubscriptionId,
-        max: usize,
-    ) -> Result<Redriven, Refusal> {
-        let replica = &self.parts.replica;
-        let cell = replica.cell(stream.generation).await?;
-        let dead = replica.decide(&cell, reader, |state, _| state.dead(reader, None, max));
-        let items = dead.into_iter().map(|place| item(place, SettleAction::Redrive)).collect();
-        let settled = self.settle(stream, reader, items, false).await;
-        let moved = settled.iter().filter(|settled| **settled == Settled::Done).count() as u64;
-        let remaining = replica.decide(&cell, reader, |state, _| state.counts(reader).dead);
-        Ok(Redriven { moved, remaining })
-    }
-}
-
-/// A settlement that asks for no lease.
-pub(super) fn item(place: Place, action: SettleAction) -> SettleItem {
-    let requester = RequesterId([0; 16]);
-    SettleItem { place, requester, counter: 0, receive_count: 0, failure_count: 0, action }
 }

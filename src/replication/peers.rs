@@ -1,5 +1,6 @@
 //! The replicas of other nodes, as the coordinator sees them.
 
+use super::gateway::{FORWARD_CALL, Forwarded, Forwardee};
 use super::repair::{RepairAnswer, RepairRequest};
 use super::replica::Replica;
 use crate::base::ids::NodeId;
@@ -36,6 +37,18 @@ pub trait Peer: Send + Sync {
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Reply, CallError>>;
 
+    /// Whether it seems alive: who dispatches depends on it, nothing that must be safe does.
+    fn is_up(&self) -> bool {
+        true
+    }
+
+    /// Has it run an operation, within a deadline.
+    fn forward(
+        &self,
+        operation: Forwarded,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Forwardee, CallError>>;
+
     /// Asks it about their streams, within a deadline.
     fn repair(
         &self,
@@ -70,6 +83,24 @@ impl Peer for RemotePeer {
         Box::pin(async move {
             let body = postcard::to_stdvec(&*request).map_err(|_| CallError::NotAsked)?;
             match client.call(REPLICA_CALL, body.into(), deadline).await {
+                Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
+                Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
+                    Err(CallError::NotAsked)
+                }
+                Err(_) => Err(CallError::Lost),
+            }
+        })
+    }
+
+    fn forward(
+        &self,
+        operation: Forwarded,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Forwardee, CallError>> {
+        let client = self.client.clone();
+        Box::pin(async move {
+            let body = postcard::to_stdvec(&operation).map_err(|_| CallError::NotAsked)?;
+            match client.call(FORWARD_CALL, body.into(), deadline).await {
                 Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
                 Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
                     Err(CallError::NotAsked)

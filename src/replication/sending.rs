@@ -1,6 +1,7 @@
 //! Sending: the coordinator mints, seals, stores at a majority.
 
 use super::coordinator::{Coordinator, StreamRef};
+use super::gateway::Road;
 use super::peers::CallError;
 use super::replica::StoreFailed;
 use super::rows::ROW_BYTES;
@@ -14,6 +15,7 @@ use crate::protocol::quorum::Tally;
 use crate::protocol::stream::{MessageId, StreamKind};
 use crate::security::sealing::{content_mac, seal_message};
 use crate::store::WriteClass;
+use serde::{Deserialize, Serialize};
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,7 +27,7 @@ const ALL_COPIES_TIME: Duration = Duration::from_secs(5);
 const SETS_MAX: usize = 64;
 
 /// Who sends.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Sender {
     /// The user.
     pub id: UserId,
@@ -34,7 +36,7 @@ pub struct Sender {
 }
 
 /// A message on its way into a stream.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Outgoing {
     /// What is sealed.
     pub content: Content,
@@ -61,7 +63,7 @@ impl Outgoing {
 }
 
 /// How the send of one message ended [R30].
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
     /// On disk on a majority.
     Done {
@@ -109,6 +111,24 @@ impl Coordinator {
     /// `all_copies` it waits up to 5 s for the others too; never an error once a majority has it.
     /// One outcome per message, in order.
     pub async fn store(
+        &self,
+        stream: &StreamRef,
+        sender: &Sender,
+        messages: Vec<Outgoing>,
+        all_copies: bool,
+    ) -> Vec<Stored> {
+        // The dispatcher keeps the order of a group [F25].
+        let is_grouped = messages.iter().any(|message| message.content.group.is_some());
+        let road = if is_grouped { self.to_dispatcher(stream) } else { self.to_replica(stream) };
+        match road {
+            Road::Here => self.store_here(stream, sender, messages, all_copies).await,
+            Road::There(nodes) => {
+                self.hand_on_store(nodes, stream, sender, &messages, all_copies).await
+            }
+        }
+    }
+
+    pub(super) async fn store_here(
         &self,
         stream: &StreamRef,
         sender: &Sender,

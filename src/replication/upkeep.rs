@@ -4,7 +4,7 @@
 //! It acts like a consumer: majority lease, act, settle [F18].
 
 use super::coordinator::{Coordinator, StreamRef};
-use super::inspecting::item;
+use super::removing::item;
 use super::replica::Replica;
 use super::rows::ROW_BYTES;
 use super::scan;

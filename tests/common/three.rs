@@ -20,9 +20,13 @@ use tertulia::message::envelope::{Body, Content};
 use tertulia::metadata::{Catalog, Draft, Registers};
 use tertulia::protocol::op::{Answer, Reply, Request, SettleItem, StoreVote};
 use tertulia::protocol::record::{Ending, Kind, Queue, QueueConfig, RecordKey, State, Value};
+use tertulia::protocol::stream::MessageId;
 use tertulia::replication::coordinator::{Coordinator, CoordinatorParts, StreamRef};
 use tertulia::replication::dispatcher::{Delivery, ReceiveError, Wanted};
+use tertulia::replication::gateway::{FORWARD_CALL, Forwarded, Forwardee, forward_handler};
+use tertulia::replication::inspecting::Seen;
 use tertulia::replication::lapses::Lapses;
+use tertulia::replication::listening::Listening;
 use tertulia::replication::peers::{
     CallError, Peer, Peers, REPAIR_CALL, REPLICA_CALL, RemotePeer, repair_handler, replica_handler,
 };
@@ -102,6 +106,25 @@ impl Peer for LinkPeer {
         })
     }
 
+    fn is_up(&self) -> bool {
+        self.0.alive.load(Ordering::SeqCst)
+    }
+
+    fn forward(
+        &self,
+        operation: Forwarded,
+        deadline: Duration,
+    ) -> BoxFuture<'static, Result<Forwardee, CallError>> {
+        let link = self.0.clone();
+        Box::pin(async move {
+            if !link.alive.load(Ordering::SeqCst) {
+                return Err(CallError::Lost);
+            }
+            let peer = link.peer.lock().unwrap().clone().ok_or(CallError::NotAsked)?;
+            peer.forward(operation, deadline).await
+        })
+    }
+
     fn repair(
         &self,
         request: RepairRequest,
@@ -172,14 +195,20 @@ async fn registers(store: &Store, wrapped: &[u8]) -> Arc<Catalog> {
 }
 
 impl Three {
+    /// Three nodes, who all replicate the stream.
     pub async fn start() -> Self {
+        Self::of(3).await
+    }
+
+    /// So many nodes, of which three replicate the stream.
+    pub async fn of(count: u64) -> Self {
         let (clock, rng): (Arc<dyn Clock>, Arc<dyn Rng>) =
             (Arc::new(SystemClock), Arc::new(SystemRng));
         let spawn: Arc<dyn Spawn> = Arc::new(SystemSpawn);
         let net = Arc::new(MemoryNet::default());
         let keys = Arc::new(Keys::derive(&ClusterSecret::generate(&*rng), "three"));
         let wrapped = keys.wrap(STREAM, &DataKey::generate(&*rng), &*rng);
-        let nodes: Vec<NodeId> = (0..3).map(NodeId).collect();
+        let nodes: Vec<NodeId> = (0..count).map(NodeId).collect();
         let layout = Layout { version: 1, slots: 256, members: nodes.iter().copied().collect() };
         let view = placement::view_of(&layout, STREAM, 3);
         let (mut members, mut disks) = (Vec::new(), Vec::new());
@@ -217,7 +246,7 @@ impl Three {
             members.push(Member { replica, coordinator, links, stream });
         }
         let three = Self(Arc::new(Inside { members, _disks: disks }));
-        for node in 0..3 {
+        for node in 0..nodes.len() {
             three.serve(node, &net, &spawn).await;
         }
         three
@@ -227,10 +256,11 @@ impl Three {
     async fn serve(&self, node: usize, net: &Arc<MemoryNet>, spawn: &Arc<dyn Spawn>) {
         let at: SocketAddr = format!("127.0.0.1:{}", 7_000 + node).parse().unwrap();
         let listener = net.bind(at).await.unwrap();
-        let replica = &self.0.members[node].replica;
+        let Member { replica, coordinator, .. } = &self.0.members[node];
         let handlers = Arc::new(BTreeMap::from([
             (REPLICA_CALL, replica_handler(replica.clone())),
             (REPAIR_CALL, repair_handler(replica.clone())),
+            (FORWARD_CALL, forward_handler(coordinator.clone())),
         ]));
         let serving = spawn.clone();
         spawn.task(Box::pin(async move {
@@ -296,6 +326,37 @@ impl Three {
         for member in &self.0.members {
             tokio::spawn(member.coordinator.clone().run_repair());
         }
+    }
+
+    /// The nodes that replicate the stream, in preference order, and those that do not.
+    pub fn sides(&self) -> (Vec<usize>, Vec<usize>) {
+        let replicas: Vec<usize> = self.0.members[0]
+            .stream
+            .view
+            .replicas()
+            .iter()
+            .map(|node| usize::try_from(node.0).unwrap())
+            .collect();
+        let rest = (0..self.0.members.len()).filter(|node| !replicas.contains(node)).collect();
+        (replicas, rest)
+    }
+
+    /// Waits for messages at a node.
+    pub async fn listening_at(&self, node: usize) -> Listening {
+        let Member { coordinator, stream, .. } = &self.0.members[node];
+        coordinator.listen(stream, SubscriptionId::QUEUE).await.unwrap()
+    }
+
+    /// Looks for a message at a node.
+    pub async fn find_at(&self, node: usize, id: MessageId) -> Option<Seen> {
+        let Member { coordinator, stream, .. } = &self.0.members[node];
+        coordinator.find(stream, SubscriptionId::QUEUE, id, u64::MAX).await.unwrap()
+    }
+
+    /// Removes a message at a node.
+    pub async fn remove_at(&self, node: usize, id: MessageId) -> Settled {
+        let Member { coordinator, stream, .. } = &self.0.members[node];
+        coordinator.remove(stream, SubscriptionId::QUEUE, id).await
     }
 
     /// What each node knows of the stream.

@@ -54,7 +54,7 @@ pub type Place = (Hlc, Dot);
 /// A message's name as clients see it. A keyed message is found by its dot alone, as who stored
 /// it first is not known to all; of the others the stamp comes along, so that they are found
 /// without a search.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MessageId {
     /// By dot.
     Keyed(Dot),

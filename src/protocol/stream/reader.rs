@@ -28,7 +28,7 @@ pub struct Mark {
 }
 
 /// Where a message stands for a reader.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Standing {
     /// The reader is done with it, or never got it.
     Settled,
