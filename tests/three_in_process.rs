@@ -9,7 +9,8 @@ use common::three::{Three, content};
 use std::time::Duration;
 use tertulia::base::ids::{Generation, UserId};
 use tertulia::crdt::dot::{Dot, SendKey};
-use tertulia::protocol::op::SettleAction;
+use tertulia::protocol::op::{LeaseVote, SettleAction};
+use tertulia::protocol::stream::{MessageId, Place};
 use tertulia::replication::dispatcher::ReceiveError;
 use tertulia::replication::sending::Outgoing;
 use tertulia::replication::sending::Stored;
@@ -110,7 +111,7 @@ async fn g3_a_lease_lost_to_a_minority_is_given_back() {
 async fn f4_a_late_ack_against_another_lease_is_lost_and_recorded_nowhere() {
     let three = Three::start().await;
     three.send("one", true).await;
-    let first = three.receive(1, 1).await.unwrap();
+    let first = three.receive(1, 2_000).await.unwrap();
     let second = three.received_within(Duration::from_secs(20), 1, LEASE_MS).await;
     let late = first[0].lease.item(SettleAction::Ack);
     assert_eq!(three.settle(late, true).await, Settled::Lost);
@@ -261,4 +262,65 @@ async fn r25_when_the_dispatcher_is_gone_the_next_one_carries_on() {
     let got = three.receive_at(replicas[2], 2, LEASE_MS).await.unwrap();
     assert_eq!(got.len(), 1, "one is leased, wherever that was decided");
     assert_eq!(got[0].content, content("two"));
+}
+
+fn place_of(stored: &Stored) -> Place {
+    match stored {
+        Stored::Done { id: MessageId::At(place), .. } => *place,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_a_grant_that_nobody_holds_is_dropped_after_the_others_refused_its_ballot() {
+    let three = Three::start().await;
+    let (replicas, _) = three.sides();
+    let first = replicas[0];
+    let place = place_of(&three.send("one", true).await);
+    let granted = three.lease_only_at(first, place, 12 * 3_600_000).await;
+    assert!(matches!(granted, LeaseVote::Granted { .. }));
+    // The dispatcher itself thinks that the message is out, for twelve hours.
+    assert!(three.receive_at(first, 1, LEASE_MS).await.unwrap().is_empty());
+    three.check_grants(first).await;
+    // The dead requester's ballot comes late, and wins nothing any more.
+    let late = three.lease_only_at(replicas[1], place, LEASE_MS).await;
+    assert!(matches!(late, LeaseVote::LowBallot { .. }), "{late:?}");
+    assert_eq!(three.receive_at(first, 1, LEASE_MS).await.unwrap().len(), 1);
+    // A lease that a majority holds is nobody's orphan, at whichever replica it is checked.
+    for node in &replicas {
+        three.check_grants(*node).await;
+    }
+    assert!(three.receive_at(first, 1, LEASE_MS).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f10_without_an_answer_of_enough_others_a_grant_stays() {
+    let three = Three::start().await;
+    let (replicas, _) = three.sides();
+    let place = place_of(&three.send("one", true).await);
+    three.lease_only_at(replicas[0], place, LEASE_MS).await;
+    three.kill(replicas[2]);
+    three.check_grants(replicas[0]).await;
+    // The second holder may be the one that does not answer.
+    assert!(three.receive_at(replicas[0], 1, LEASE_MS).await.unwrap().is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r13_a_hole_asks_for_its_payload_and_is_never_taken_for_settled() {
+    let three = Three::start().await;
+    let (replicas, _) = three.sides();
+    let place = place_of(&three.send("one", true).await);
+    let (a, b, c) = (replicas[0], replicas[1], replicas[2]);
+    assert!(three.note_hole(c, place).await);
+    // It gives no evidence: the others keep what it cannot show.
+    three.catch_up(a, c as u64).await;
+    assert_eq!((three.count(a).await, three.holes(c).await), (1, 1));
+    // It grants only with the payload in hand [R27].
+    three.kill(b);
+    assert_eq!(three.receive_at(a, 1, LEASE_MS).await.unwrap().len(), 1);
+    assert_eq!(three.holes(c).await, 0, "the lease brought the payload");
+    three.revive(b).await;
+    assert!(three.note_hole(b, place).await);
+    three.catch_up(b, c as u64).await;
+    assert_eq!(three.holes(b).await, 0, "a comparison does, too");
 }

@@ -229,3 +229,5 @@ pub const COMPARE_STREAMS_MAX: usize = 1_024;
 pub const PULL_MESSAGES_MAX: usize = 512;
 /// Bytes of messages that a peer is sent in one answer, but one message always fits.
 pub const PULL_BYTES_MAX: usize = 1 << 20;
+/// How old a grant is before a replica asks whether others hold it too.
+pub const GRANT_CHECK_TIME: Duration = Duration::from_secs(10);

@@ -202,6 +202,8 @@ pub enum Request {
     Context(OpHeader),
     /// Change what a reader, or the set of readers, is done with.
     Subscription(OpHeader, SubscriptionOp),
+    /// Refuse these ballots for ever, unless you hold a running lease of theirs [F10].
+    Disown(OpHeader, SubscriptionId, Vec<(RequesterId, u64)>),
 }
 
 /// Changes to readers as a whole.
@@ -243,6 +245,8 @@ pub enum Answer {
     Seen(DotSet),
     /// The set, or the adopted messages, are durable here.
     Joined,
+    /// One word per ballot: whether it is refused from now on.
+    Disowned(Vec<bool>),
 }
 
 /// Why a replica refuses a whole operation.

@@ -128,10 +128,13 @@ impl Coordinator {
         if due.is_empty() {
             return;
         }
-        let mut digests = Vec::with_capacity(due.len());
+        let (mut digests, mut holed) = (Vec::with_capacity(due.len()), Vec::new());
         for generation in &due {
             if let Ok(cell) = replica.cell(*generation).await {
                 digests.push((*generation, cell.digest()));
+                if cell.decide(|stream| stream.count_holes()) > 0 {
+                    holed.push(*generation);
+                }
             }
         }
         let request = RepairRequest::Compare(replica.node(), digests);
@@ -139,10 +142,13 @@ impl Coordinator {
             Some(peer) => peer.repair(request, COMPARE_TIME).await.ok(),
             None => None,
         };
-        let Some(RepairAnswer::Differ(differ)) = answer else {
+        let Some(RepairAnswer::Differ(mut differ)) = answer else {
             unrepaired.put_back(peer, &due);
             return;
         };
+        // Who agrees on what there is may still have it whole.
+        holed.retain(|generation| !differ.contains(generation));
+        differ.extend(holed);
         for generation in differ {
             if let Some(stream) = self.stream_of(generation)
                 && let Err(error) = self.catch_up(&stream, peer).await

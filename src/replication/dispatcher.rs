@@ -91,6 +91,12 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether its holder may still count on it, by `CLOCK_BOOTTIME` in ms.
+    #[must_use]
+    pub fn runs_at(&self, boottime_ms: u64) -> bool {
+        boottime_ms.saturating_sub(self.began_ms) < self.duration_ms
+    }
+
     /// What to tell the replicas about this message.
     #[must_use]
     pub fn item(&self, action: SettleAction) -> SettleItem {
@@ -410,9 +416,15 @@ impl Coordinator {
         })
         .await;
         let (mut won, mut lost) = (Vec::new(), Vec::new());
+        let now_ms = self.parts.clock.boottime_ms();
         for (i, mut delivery) in std::mem::take(&mut granted.deliveries).into_iter().enumerate() {
             (delivery.lease.receive_count, delivery.lease.failure_count) = counts[i];
-            if tallies[i].reached() { won.push(delivery) } else { lost.push(delivery.lease) }
+            // Replicas may have taken their time: what has run out meanwhile is nobody's [R20].
+            if tallies[i].reached() && delivery.lease.runs_at(now_ms) {
+                won.push(delivery)
+            } else {
+                lost.push(delivery.lease)
+            }
         }
         granted.deliveries = won;
         if highest > 0 {

@@ -17,6 +17,7 @@ pub mod inspecting;
 pub mod lapses;
 pub mod listening;
 mod opening;
+mod orphans;
 pub mod peers;
 pub mod removing;
 pub mod repair;

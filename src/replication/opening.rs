@@ -66,8 +66,9 @@ impl Coordinator {
     /// A message that is present and does not open is a hole. One that was settled meanwhile is
     /// none.
     fn note_hole(&self, cell: &StreamCell, place: Place) {
-        if cell.decide(|stream| stream.is_present(place.1)) {
-            metrics::gauge!("tertulia_holes").increment(1.0);
+        // It is pulled from whoever has it whole.
+        if cell.decide(|stream| stream.note_hole(place)) {
+            self.parts.replica.unrepaired().note(cell.generation);
             tracing::error!(stream = %cell.generation, dot = %place.1,
                 "a message does not open: its row is damaged [R13]");
         }

@@ -10,6 +10,7 @@ use super::opening::open;
 use super::peers::CallError;
 use super::replica::Replica;
 use super::rows::ROW_BYTES;
+use super::rules;
 use super::scan;
 use super::stream_cell::StreamCell;
 use crate::base::ids::{Generation, NodeId, SubscriptionId};
@@ -19,7 +20,7 @@ use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId};
 use crate::protocol::lease::Attempt;
 use crate::protocol::op::{Change, Refusal};
-use crate::protocol::stream::{KeyedFact, Place, Repaired, Stream, Summary};
+use crate::protocol::stream::{KeyedFact, Place, Repaired, Stream, SubscriptionSet, Summary};
 use crate::store::WriteClass;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -47,6 +48,8 @@ pub enum RepairRequest {
     Keyed(Generation, u8, Option<KeyedId>),
     /// Send me these of your messages, those after this place first.
     Pull(Generation, DotSet, Option<Place>),
+    /// Which readers does this topic have?
+    Set(Generation),
     /// What do you remember of the attempts at these?
     Attempts(Generation, SubscriptionId, DotSet),
 }
@@ -64,6 +67,8 @@ pub enum RepairAnswer {
     Keyed(Vec<KeyedFact>),
     /// Messages, and after which place to go on; none: there are no more.
     Messages(Vec<Repaired>, Option<Place>),
+    /// Readers.
+    Set(SubscriptionSet),
     /// Attempts.
     Attempts(Vec<Attempt>),
 }
@@ -92,6 +97,9 @@ impl Replica {
             RepairRequest::Compare(asker, digests) => self.compare(asker, digests).await,
             RepairRequest::Summary(stream) => {
                 self.tell(stream, |s| RepairAnswer::Summary(Box::new(s.summary()))).await
+            }
+            RepairRequest::Set(stream) => {
+                self.tell(stream, |s| RepairAnswer::Set((**s.set()).clone())).await
             }
             RepairRequest::Keyed(stream, bucket, after) => {
                 self.tell(stream, |s| RepairAnswer::Keyed(s.keyed_facts(bucket, after, FACTS_MAX)))
@@ -225,6 +233,9 @@ impl Coordinator {
             RepairAnswer::Summary(theirs) => *theirs,
             _ => return Err(RepairError::NoAnswer),
         };
+        if theirs.set_version > cell.decide(|state| state.set().version) {
+            self.learn_set(&cell, peer).await?;
+        }
         let size = (WriteClass::Reserve, 16 * ROW_BYTES);
         let lacking = replica
             .take_in(&cell, size, |state, now_ms| {
@@ -261,6 +272,20 @@ impl Coordinator {
         }
     }
 
+    async fn learn_set(&self, cell: &Arc<StreamCell>, peer: NodeId) -> Result<(), RepairError> {
+        let request = RepairRequest::Set(cell.generation);
+        let RepairAnswer::Set(set) = self.ask_repair(peer, request).await? else {
+            return Err(RepairError::NoAnswer);
+        };
+        let replica = &self.parts.replica;
+        let rules = |id| rules::reader(replica.catalog(), cell.generation, id);
+        let size = (WriteClass::Reserve, (4 + set.filters.len()) * ROW_BYTES);
+        replica
+            .take_in(cell, size, |state, now_ms| ((), state.merge_set(&set, &rules, now_ms)))
+            .await?;
+        Ok(())
+    }
+
     async fn learn_keyed(
         &self,
         cell: &Arc<StreamCell>,
@@ -275,7 +300,7 @@ impl Coordinator {
                 return Err(RepairError::NoAnswer);
             };
             let Some(last) = facts.last() else { return Ok(()) };
-            (after, _) = (Some(last.id), ());
+            after = Some(last.id);
             let is_end = facts.len() < FACTS_MAX;
             let size = (WriteClass::Reserve, facts.len() * ROW_BYTES);
             let lacking = self

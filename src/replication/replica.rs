@@ -86,6 +86,13 @@ impl Replica {
         &self.parts.catalog
     }
 
+    /// The streams in memory.
+    #[must_use]
+    pub fn loaded(&self) -> Vec<Arc<StreamCell>> {
+        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
+        cells.values().filter_map(|slot| slot.get().cloned()).collect()
+    }
+
     /// The streams whose messages somebody waits for at this node.
     #[must_use]
     pub fn awaited(&self) -> Vec<Generation> {
@@ -307,6 +314,7 @@ impl Replica {
             Request::Census(header) => self.census(header).await,
             Request::Context(header) => self.context(header).await,
             Request::Subscription(header, op) => self.subscription_op(header, op).await,
+            Request::Disown(header, reader, ballots) => self.disown(header, *reader, ballots).await,
         };
         match done {
             Ok((ticket, answer)) => self.reply(ticket, answer).await,

@@ -13,6 +13,14 @@ use tokio::sync::Notify;
 pub struct MemoryBudget {
     payload_bytes: AtomicUsize,
     marks: AtomicUsize,
+    holes: AtomicUsize,
+}
+
+/// What one stream keeps in memory beside what it must: bytes of payloads, marks; and its holes.
+type Held = (usize, usize, usize);
+
+fn held(stream: &Stream) -> Held {
+    (stream.payload_bytes(), stream.marks(), stream.count_holes())
 }
 
 impl MemoryBudget {
@@ -28,7 +36,7 @@ impl MemoryBudget {
         self.marks.load(Ordering::Relaxed) < limits::MARKS_MAX
     }
 
-    fn account(&self, before: (usize, usize), after: (usize, usize)) {
+    fn account(&self, before: Held, after: Held) {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         if before.0 != after.0 {
             let used = shift(&self.payload_bytes, before.0, after.0);
@@ -38,6 +46,11 @@ impl MemoryBudget {
         if before.1 != after.1 {
             let used = shift(&self.marks, before.1, after.1);
             metrics::gauge!("tertulia_marks").set(used as f64);
+        }
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        if before.2 != after.2 {
+            let used = shift(&self.holes, before.2, after.2);
+            metrics::gauge!("tertulia_holes").set(used as f64);
         }
     }
 }
@@ -117,7 +130,7 @@ impl StreamCell {
         budget: Arc<MemoryBudget>,
         left_over: Arc<LeftOver>,
     ) -> Self {
-        budget.account((0, 0), (stream.payload_bytes(), stream.marks()));
+        budget.account((0, 0, 0), held(&stream));
         let (state, bells) = (Mutex::new(stream), Mutex::default());
         let confirmed = tokio::sync::Mutex::default();
         Self { generation, state, budget, left_over, bells, confirmed }
@@ -137,9 +150,9 @@ impl StreamCell {
     /// Makes one decision on the state.
     pub fn decide<T>(&self, decide: impl FnOnce(&mut Stream) -> T) -> T {
         let mut stream = self.state.lock().unwrap_or_else(PoisonError::into_inner);
-        let before = (stream.payload_bytes(), stream.marks());
+        let before = held(&stream);
         let result = decide(&mut stream);
-        let after = (stream.payload_bytes(), stream.marks());
+        let after = held(&stream);
         if before != after {
             self.budget.account(before, after);
         }
@@ -202,7 +215,7 @@ impl StreamCell {
 
 impl Drop for StreamCell {
     fn drop(&mut self) {
-        let used = self.decide(|stream| (stream.payload_bytes(), stream.marks()));
-        self.budget.account(used, (0, 0));
+        let used = self.decide(|stream| held(stream));
+        self.budget.account(used, (0, 0, 0));
     }
 }

@@ -11,16 +11,18 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tertulia::base::clock::{Clock, ServiceClock, SystemClock};
 use tertulia::base::hlc::HlcClock;
-use tertulia::base::ids::{Boot, Generation, NodeId, SubscriptionId, UserId};
+use tertulia::base::ids::{Boot, Generation, NodeId, RequesterId, SubscriptionId, UserId};
 use tertulia::base::rng::{Rng, SystemRng};
 use tertulia::base::seams::{Net, Spawn, SystemSpawn};
 use tertulia::layout::members::Layout;
 use tertulia::layout::placement;
 use tertulia::message::envelope::{Body, Content};
 use tertulia::metadata::{Catalog, Draft, Registers};
-use tertulia::protocol::op::{Answer, Reply, Request, SettleItem, StoreVote};
+use tertulia::protocol::op::{
+    Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Reply, Request, SettleItem, StoreVote,
+};
 use tertulia::protocol::record::{Ending, Kind, Queue, QueueConfig, RecordKey, State, Value};
-use tertulia::protocol::stream::MessageId;
+use tertulia::protocol::stream::{MessageId, Place};
 use tertulia::replication::coordinator::{Coordinator, CoordinatorParts, StreamRef};
 use tertulia::replication::dispatcher::{Delivery, ReceiveError, Wanted};
 use tertulia::replication::gateway::{FORWARD_CALL, Forwarded, Forwardee, forward_handler};
@@ -325,6 +327,48 @@ impl Three {
     pub fn start_repair(&self) {
         for member in &self.0.members {
             tokio::spawn(member.coordinator.clone().run_repair());
+        }
+    }
+
+    /// Breaks one link, in one direction.
+    pub fn deafen(&self, from: usize, to: usize) {
+        self.0.members[from].links[to].alive.store(false, Ordering::SeqCst);
+    }
+
+    /// A node checks all its grants, whatever their age.
+    pub async fn check_grants(&self, node: usize) {
+        self.0.members[node].coordinator.check_grants(Duration::ZERO).await;
+    }
+
+    /// A node finds that a message's payload does not open.
+    pub async fn note_hole(&self, node: usize, place: Place) -> bool {
+        let cell = self.0.members[node].replica.cell(STREAM).await.unwrap();
+        cell.decide(|stream| stream.note_hole(place))
+    }
+
+    /// How many holes a node has.
+    pub async fn holes(&self, node: usize) -> usize {
+        let cell = self.0.members[node].replica.cell(STREAM).await.unwrap();
+        cell.decide(|stream| stream.count_holes())
+    }
+
+    /// Leases a message at one replica alone, as a coordinator does that dies before the others
+    /// hear of it.
+    pub async fn lease_only_at(&self, node: usize, place: Place, duration_ms: u64) -> LeaseVote {
+        let Member { replica, stream, .. } = &self.0.members[node];
+        let op = LeaseOp {
+            header: stream.header(),
+            reader: SubscriptionId::QUEUE,
+            requester: RequesterId([9; 16]),
+            holder: "nobody".into(),
+            purpose: Purpose::Deliver,
+            counter: 1,
+            duration_ms,
+            dots: vec![LeaseDot { place, envelope: None }],
+        };
+        match replica.handle(&Request::Lease(op)).await.unwrap().answer {
+            Answer::Leased(votes) => votes[0],
+            other => panic!("{other:?}"),
         }
     }
 

@@ -186,7 +186,7 @@ impl Stream {
         let mut votes = Vec::with_capacity(op.dots.len());
         let mut granted = Vec::with_capacity(op.dots.len());
         for wanted in &op.dots {
-            if let Some(envelope) = &wanted.envelope {
+            if let Some(envelope) = wanted.envelope.as_ref().filter(|it| !self.is_ahead(it)) {
                 self.keep_message(envelope, now_ms, false, &mut changes);
             }
             let place = self.own_place(wanted.place);
@@ -299,7 +299,12 @@ impl Stream {
             granted
         };
         let counter = op.counter;
-        let new = || OpenGrant { counter, open: 0, holder: op.holder.as_str().into() };
+        let new = || OpenGrant {
+            counter,
+            open: 0,
+            holder: op.holder.as_str().into(),
+            unchecked_since_ms: Some(now_ms),
+        };
         let grant = reader.grants.entry(op.requester).or_insert_with(new);
         // A keyed receive asks again with higher counters.
         grant.counter = grant.counter.max(counter);

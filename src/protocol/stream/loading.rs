@@ -120,7 +120,7 @@ impl Stream {
             }
         }
         for (requester, row) in grants {
-            load_grant(&mut reader, requester, &row);
+            load_grant(&mut reader, requester, &row, now_ms);
         }
         for attempt in attempts {
             load_attempt(&mut reader, attempt);
@@ -154,7 +154,7 @@ impl Stream {
     }
 }
 
-fn load_grant(reader: &mut Reader, requester: RequesterId, row: &GrantRow) {
+fn load_grant(reader: &mut Reader, requester: RequesterId, row: &GrantRow, now_ms: u64) {
     reader.top = reader.top.max(row.counter);
     let mut open = 0;
     for attempt in &row.attempts {
@@ -172,7 +172,10 @@ fn load_grant(reader: &mut Reader, requester: RequesterId, row: &GrantRow) {
     // A row whose messages have all gone on is left for the next settle to overwrite: it
     // governs nothing, and its counter is remembered.
     let holder = row.holder.as_str().into();
-    reader.grants.insert(requester, OpenGrant { counter: row.counter, open, holder });
+    let unchecked_since_ms = Some(now_ms);
+    reader
+        .grants
+        .insert(requester, OpenGrant { counter: row.counter, open, holder, unchecked_since_ms });
 }
 
 fn load_attempt(reader: &mut Reader, attempt: Attempt) {

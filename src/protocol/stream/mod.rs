@@ -11,6 +11,7 @@
 mod identities;
 mod leasing;
 mod loading;
+mod orphans;
 mod purging;
 mod reader;
 mod repair;

@@ -126,6 +126,20 @@ impl Stream {
         if set.version != self.set.version + 1 {
             return Err(Refusal::StaleSet);
         }
+        Ok(self.merge_set(set, rules, now_ms))
+    }
+
+    /// Takes over a newer subscription set that other replicas have [R36]. What came here before it
+    /// was sent before its new readers began.
+    pub fn merge_set(
+        &mut self,
+        set: &SubscriptionSet,
+        rules: &dyn Fn(SubscriptionId) -> Rules,
+        now_ms: u64,
+    ) -> Vec<Change> {
+        if set.version <= self.set.version {
+            return Vec::new();
+        }
         let left: Vec<SubscriptionId> =
             self.readers.keys().filter(|id| !set.filters.contains_key(id)).copied().collect();
         self.set = Arc::new(set.clone());
@@ -135,10 +149,9 @@ impl Stream {
         }
         for id in left {
             let open = self.readers[&id].open.clone();
-            let (_, purged) = self.purge(record_version, id, &open, now_ms)?;
-            changes.extend(purged);
+            self.purge_open(id, &open, now_ms, &mut changes);
         }
-        Ok(changes)
+        changes
     }
 
     /// Gives a reader messages that are older than it, as far as they are still here. Repeating it

@@ -64,6 +64,9 @@ pub(super) struct OpenGrant {
     pub(super) counter: u64,
     pub(super) open: usize,
     pub(super) holder: Arc<str>,
+    /// Since when it is to be asked whether others hold it too, on the service clock in ms;
+    /// `None`: they do [F10].
+    pub(super) unchecked_since_ms: Option<u64>,
 }
 
 /// A reader's state. Every open message whose place the window has come to is in exactly one of

@@ -158,7 +158,8 @@ impl Stream {
         }
         lacking.subtract(&self.context);
         for (_, dot) in &self.holes {
-            if theirs.is_open(*dot) {
+            // Keyed ones are not in the summary: whoever has one sends it.
+            if matches!(dot, Dot::Keyed(_)) || theirs.is_open(*dot) {
                 lacking.insert(*dot);
             }
         }
@@ -169,10 +170,7 @@ impl Stream {
     /// Of some keyed messages those whose payload this replica lacks.
     #[must_use]
     pub fn lacks_keyed(&self, facts: &[KeyedFact]) -> Vec<KeyedId> {
-        let is_hole = |id: KeyedId| self.holes.iter().any(|(_, dot)| *dot == Dot::Keyed(id));
-        let lacks = |fact: &&KeyedFact| {
-            !fact.open.is_empty() && (!self.identities.contains(fact.id) || is_hole(fact.id))
-        };
+        let lacks = |fact: &&KeyedFact| !fact.open.is_empty() && !self.identities.contains(fact.id);
         facts.iter().filter(lacks).map(|fact| fact.id).collect()
     }
 
@@ -288,6 +286,9 @@ impl Stream {
             let header = &envelope.header;
             let place: Place = (header.hlc, header.dot);
             let dot = header.dot;
+            if self.is_ahead(envelope) {
+                continue;
+            }
             if self.fill_hole(dot, envelope, now_ms, &mut changes) || self.is_known(dot) {
                 continue;
             }

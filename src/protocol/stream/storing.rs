@@ -73,6 +73,11 @@ impl Stream {
         Ok((votes, changes))
     }
 
+    /// Whether a message was evaluated on a subscription set that this replica does not have yet.
+    pub(super) fn is_ahead(&self, envelope: &Envelope) -> bool {
+        self.kind == StreamKind::Topic && envelope.header.set_version > self.set.version
+    }
+
     /// All refusals come before the first change.
     fn check(&self, op: &StoreOp, bounds: Bounds, now_ms: u64) -> Result<(), Refusal> {
         let (mut keyed, mut bytes) = (0, 0);
@@ -81,6 +86,10 @@ impl Stream {
             // Evaluated on an older set than this replica's: a subscription may be missing [R36].
             if self.kind == StreamKind::Topic && header.set_version < self.set.version {
                 return Err(Refusal::StaleSet);
+            }
+            // Evaluated on a newer one: who is not known here would count as done with it.
+            if self.is_ahead(envelope) {
+                return Err(Refusal::Behind);
             }
             self.check_boot(header.dot)?;
             if !self.is_known(header.dot) {

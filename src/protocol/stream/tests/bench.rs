@@ -155,6 +155,7 @@ impl Bench {
             marks: self.marks.iter().map(|(dot, mark)| (*dot, *mark)).collect(),
             identities: self.identities.iter().map(|(id, it)| (*id, *it)).collect(),
             readers,
+            ..Loaded::default()
         };
         let rules = self.rules;
         self.stream = Stream::load((ME, boot), self.kind, loaded, now_ms, &|_| rules);
