@@ -231,3 +231,5 @@ pub const PULL_MESSAGES_MAX: usize = 512;
 pub const PULL_BYTES_MAX: usize = 1 << 20;
 /// How old a grant is before a replica asks whether others hold it too.
 pub const GRANT_CHECK_TIME: Duration = Duration::from_secs(10);
+/// How often keyed messages whose window is over are looked for.
+pub const RETIRE_PERIOD: Duration = Duration::from_secs(10);

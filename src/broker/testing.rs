@@ -104,6 +104,7 @@ fn coordinator(
         spawn,
         lapses,
         view: placement::view_of(&layout, Generation([0; 16]), 1).id(),
+        is_shared: false,
     });
     let (keys, clock) = (keys.clone(), clock.clone());
     let peers = Peers::new();

@@ -68,6 +68,7 @@ pub(super) fn assemble(
         spawn: parts.spawn.clone(),
         lapses: lapses.clone(),
         view,
+        is_shared: false,
     });
     let coordinator = Coordinator::new(CoordinatorParts {
         replica,

@@ -75,6 +75,9 @@ pub struct LeaseOp {
     pub duration_ms: u64,
     /// The messages.
     pub dots: Vec<LeaseDot>,
+    /// To bury messages: how often each has failed, as far as the asker knows. A replica that
+    /// missed a failure would otherwise keep one alive that the others call dead.
+    pub failures: Vec<u32>,
 }
 
 /// What a lease is for [F18].
@@ -97,6 +100,8 @@ pub struct LeaseDot {
     pub place: Place,
     /// The message itself, for a replica that lacks it [R27].
     pub envelope: Option<Arc<Envelope>>,
+    /// How long it was at the asker's replica, in ms.
+    pub age_ms: u64,
 }
 
 /// Settle, extend or release messages under a lease.

@@ -131,7 +131,7 @@ impl Coordinator {
         let (mut digests, mut holed) = (Vec::with_capacity(due.len()), Vec::new());
         for generation in &due {
             if let Ok(cell) = replica.cell(*generation).await {
-                digests.push((*generation, cell.digest()));
+                digests.push((*generation, replica.digest(&cell)));
                 if cell.decide(|stream| stream.count_holes()) > 0 {
                     holed.push(*generation);
                 }

@@ -172,7 +172,11 @@ impl Coordinator {
                 {
                     reply = peer.call(fallback, REPLICAS_TIME).await;
                 }
-                // A voter is who the connection is to, whatever the reply says.
+                // Whoever answers in the place of a member has no vote of that member's [R1, R18].
+                let reply = match reply {
+                    Ok(reply) if reply.voter.node != node => Err(CallError::Lost),
+                    other => other,
+                };
                 let _ = answers.send((node, reply.map(|reply| reply.answer)));
             }));
         }

@@ -320,7 +320,9 @@ impl Coordinator {
         let (reader, duration_ms) = (wanted.reader, wanted.duration_ms);
         let replica = &self.parts.replica;
         let cell = opened.picked.cell.clone();
-        let bare = |m: &OpenMessage| LeaseDot { place: m.place, envelope: None };
+        let now_ms = replica.service().now_ms();
+        let age_ms = |m: &OpenMessage| now_ms.saturating_sub(m.kept.received_ms);
+        let bare = |m: &OpenMessage| LeaseDot { place: m.place, envelope: None, age_ms: age_ms(m) };
         let mut op = LeaseOp {
             header: stream.header(),
             reader,
@@ -330,6 +332,7 @@ impl Coordinator {
             counter: 0,
             duration_ms,
             dots: opened.messages.iter().map(bare).collect(),
+            failures: Vec::new(),
         };
         let (ticket, votes) = replica.lease(&cell, &mut op).map_err(ReceiveError::Refused)?;
         let deaths: Vec<Option<Death>> = if wanted.from_dead {
@@ -361,7 +364,11 @@ impl Coordinator {
             dots: opened
                 .messages
                 .iter()
-                .map(|m| LeaseDot { place: m.place, envelope: Some(m.kept.envelope.clone()) })
+                .map(|m| LeaseDot {
+                    place: m.place,
+                    envelope: Some(m.kept.envelope.clone()),
+                    age_ms: age_ms(m),
+                })
                 .collect(),
             ..op.clone()
         };

@@ -23,6 +23,7 @@ pub mod removing;
 pub mod repair;
 mod repeating;
 pub mod replica;
+mod retiring;
 mod rows;
 pub mod rules;
 pub mod scan;

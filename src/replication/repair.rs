@@ -23,7 +23,7 @@ use crate::protocol::op::{Change, Refusal};
 use crate::protocol::stream::{KeyedFact, Place, Repaired, Stream, SubscriptionSet, Summary};
 use crate::store::WriteClass;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -50,6 +50,8 @@ pub enum RepairRequest {
     Pull(Generation, DotSet, Option<Place>),
     /// Which readers does this topic have?
     Set(Generation),
+    /// Are these keyed messages open at your side for nobody?
+    Settled(Generation, Vec<KeyedId>),
     /// What do you remember of the attempts at these?
     Attempts(Generation, SubscriptionId, DotSet),
 }
@@ -69,6 +71,8 @@ pub enum RepairAnswer {
     Messages(Vec<Repaired>, Option<Place>),
     /// Readers.
     Set(SubscriptionSet),
+    /// One word per message.
+    Settled(Vec<bool>),
     /// Attempts.
     Attempts(Vec<Attempt>),
 }
@@ -96,14 +100,21 @@ impl Replica {
         let answered = match request {
             RepairRequest::Compare(asker, digests) => self.compare(asker, digests).await,
             RepairRequest::Summary(stream) => {
-                self.tell(stream, |s| RepairAnswer::Summary(Box::new(s.summary()))).await
+                self.tell(stream, |s| {
+                    RepairAnswer::Summary(Box::new(s.summary(self.keyed_window(stream))))
+                })
+                .await
+            }
+            RepairRequest::Settled(stream, ids) => {
+                self.tell(stream, |s| RepairAnswer::Settled(s.are_settled(&ids))).await
             }
             RepairRequest::Set(stream) => {
                 self.tell(stream, |s| RepairAnswer::Set((**s.set()).clone())).await
             }
             RepairRequest::Keyed(stream, bucket, after) => {
-                self.tell(stream, |s| RepairAnswer::Keyed(s.keyed_facts(bucket, after, FACTS_MAX)))
-                    .await
+                let now_ms = self.service().now_ms();
+                let told = |s: &Stream| s.keyed_facts(bucket, after, FACTS_MAX, now_ms);
+                self.tell(stream, |s| RepairAnswer::Keyed(told(s))).await
             }
             RepairRequest::Attempts(stream, reader, dots) => {
                 self.tell(stream, |s| {
@@ -136,7 +147,7 @@ impl Replica {
         for (stream, theirs) in digests {
             // A stream of which no record is here yet is compared again once there is one.
             let Ok(cell) = self.cell(stream).await else { continue };
-            if cell.digest() != theirs {
+            if self.digest(&cell) != theirs {
                 self.unrepaired().note_for(asker, stream);
                 differ.push(stream);
             }
@@ -176,9 +187,11 @@ impl Replica {
             tracing::error!(%error, %stream, "messages for a peer cannot be read");
             Refusal::Overloaded
         })?;
+        let now_ms = self.service().now_ms();
         let messages = cell.decide(|state| {
             let repaired = |kept: crate::message::envelope::Kept| Repaired {
                 open: state.open_for_whom(kept.envelope.header.dot),
+                age_ms: now_ms.saturating_sub(kept.received_ms),
                 envelope: kept.envelope,
             };
             // What was settled while it was read is no news.
@@ -237,12 +250,16 @@ impl Coordinator {
             self.learn_set(&cell, peer).await?;
         }
         let size = (WriteClass::Reserve, 16 * ROW_BYTES);
+        let window = replica.keyed_window(generation);
         let lacking = replica
             .take_in(&cell, size, |state, now_ms| {
                 let changes = state.merge_settled(&theirs, now_ms);
-                let own = state.summary().keyed;
-                let differs = |(bucket, digest): &(&u8, &u64)| own.get(bucket) != Some(*digest);
-                let buckets = theirs.keyed.iter().filter(differs).map(|(b, _)| *b).collect();
+                let own = state.summary(window).keyed;
+                // Those that only this side tells of are asked for, too: what is over at the peer
+                // may be open here.
+                let told: BTreeSet<u8> = own.keys().chain(theirs.keyed.keys()).copied().collect();
+                let differs = |bucket: &u8| own.get(bucket) != theirs.keyed.get(bucket);
+                let buckets = told.into_iter().filter(differs).collect();
                 let (messages, fates) = (state.lacks(&theirs), state.lacks_fates(&theirs));
                 (Lacking { messages, buckets, fates }, changes)
             })
@@ -260,7 +277,7 @@ impl Coordinator {
         Ok(())
     }
 
-    async fn ask_repair(
+    pub(super) async fn ask_repair(
         &self,
         peer: NodeId,
         request: RepairRequest,
@@ -303,11 +320,12 @@ impl Coordinator {
             after = Some(last.id);
             let is_end = facts.len() < FACTS_MAX;
             let size = (WriteClass::Reserve, facts.len() * ROW_BYTES);
+            let window = self.parts.replica.keyed_window(cell.generation);
             let lacking = self
                 .parts
                 .replica
-                .take_in(cell, size, |state, now_ms| {
-                    let changes = state.merge_keyed(&facts, now_ms);
+                .take_in(cell, size, |state, _| {
+                    let changes = state.merge_keyed(&facts, window);
                     (state.lacks_keyed(&facts), changes)
                 })
                 .await?;
@@ -342,13 +360,12 @@ impl Coordinator {
             if !messages.is_empty() {
                 let weight = |r: &Repaired| r.envelope.sealed.len() + ROW_BYTES;
                 let size = (WriteClass::Growth, messages.iter().map(weight).sum());
-                let keep = self.parts.replica.has_room();
                 metrics::counter!("tertulia_messages_repaired_total")
                     .increment(messages.len() as u64);
                 self.parts
                     .replica
                     .take_in(cell, size, |state, now_ms| {
-                        ((), state.merge_messages(&messages, now_ms, keep))
+                        ((), state.merge_messages(&messages, now_ms))
                     })
                     .await?;
             }

@@ -21,7 +21,7 @@ use crate::protocol::op::{
     Answer, Change, LeaseOp, LeaseVote, OpHeader, Purpose, Refusal, Reply, Request, Seal, SettleOp,
     SubscriptionOp, Voter,
 };
-use crate::protocol::stream::{Bounds, Stream, StreamKind};
+use crate::protocol::stream::{Bounds, KeyedWindow, Stream, StreamKind};
 use crate::store::{Admission, Refused, Store, Ticket, WriteClass};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -52,6 +52,8 @@ pub struct ReplicaParts {
     pub lapses: Arc<Lapses>,
     /// The layout in force.
     pub view: ViewId,
+    /// There are other members: they may replicate any stream too.
+    pub is_shared: bool,
 }
 
 type Cells = BTreeMap<Generation, Arc<OnceCell<Arc<StreamCell>>>>;
@@ -169,7 +171,10 @@ impl Replica {
         let (kind, _) = self.bounds(generation).ok_or(Refusal::Sealed)?;
         let me = (self.parts.node, self.parts.boot);
         let rules = |id| rules::reader(&self.parts.catalog, generation, id);
-        let stream = Stream::load(me, kind, loaded, now_ms, &rules);
+        let mut stream = Stream::load(me, kind, loaded, now_ms, &rules);
+        if self.parts.is_shared {
+            stream.share(self.keyed_window(generation).window_ms);
+        }
         let unswept = !stream.unswept().is_empty();
         let (budget, left_over) = (self.budget.clone(), self.left_over.clone());
         let cell = Arc::new(StreamCell::new(generation, stream, budget, left_over));
@@ -180,6 +185,19 @@ impl Replica {
             self.parts.lapses.watch(&cell, at_ms);
         }
         Ok(cell)
+    }
+
+    /// By what a stream's keyed messages are judged now.
+    pub(super) fn keyed_window(&self, generation: Generation) -> KeyedWindow {
+        let window_ms = self.bounds(generation).map_or(u64::MAX, |(_, bounds)| bounds.dedup_ms);
+        KeyedWindow { window_ms, now_ms: self.parts.service.now_ms() }
+    }
+
+    /// A digest over what the replicas of a stream have to agree on.
+    #[must_use]
+    pub fn digest(&self, cell: &StreamCell) -> u64 {
+        let window = self.keyed_window(cell.generation);
+        cell.decide(|stream| stream.summary(window)).digest()
     }
 
     /// What a stream is, and what bounds it; `None` when no record knows it.

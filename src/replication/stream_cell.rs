@@ -136,11 +136,6 @@ impl StreamCell {
         Self { generation, state, budget, left_over, bells, confirmed }
     }
 
-    /// A digest over what replicas have to agree on.
-    pub fn digest(&self) -> u64 {
-        self.decide(|stream| stream.summary()).digest()
-    }
-
     /// Whether somebody waits for messages here.
     pub fn is_awaited(&self) -> bool {
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);

@@ -140,9 +140,13 @@ impl Coordinator {
         }
         let replica: &Arc<Replica> = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
-        let counter = cell.decide(|state| state.next_counter(reader));
+        let now_ms = replica.service().now_ms();
+        let (counter, failures) = cell.decide(|state| {
+            let failures = |place: &Place| state.failures(reader, place.1, now_ms);
+            (state.next_counter(reader), places.iter().map(failures).collect())
+        });
         let requester = RequesterId::random(&*self.parts.rng);
-        let dot = |place: &Place| LeaseDot { place: *place, envelope: None };
+        let dot = |place: &Place| LeaseDot { place: *place, envelope: None, age_ms: 0 };
         let mut won = Vec::new();
         let op = LeaseOp {
             header: stream.header(),
@@ -153,6 +157,7 @@ impl Coordinator {
             counter,
             duration_ms: HOLD_MS,
             dots: places.iter().map(dot).collect(),
+            failures,
         };
         let mut tallies: Vec<Tally> =
             places.iter().map(|_| Tally::new(stream.view.clone())).collect();
@@ -196,6 +201,7 @@ impl Coordinator {
     ) -> Result<(), Refusal> {
         let replica = &self.parts.replica;
         for reader in cell.decide(|state| state.unswept()) {
+            let all = cell.decide(|state| state.to_sweep(reader));
             let mut after = None;
             loop {
                 let places = self.places(stream, reader, after, CHUNK).await?;
@@ -205,7 +211,7 @@ impl Coordinator {
                 let ticket = cell.decide(|state| {
                     let mut changes = state.sweep(reader, &places);
                     if is_end {
-                        changes.extend(state.swept(reader));
+                        changes.extend(state.swept(reader, &all));
                     }
                     replica.submit(admission, cell.generation, state, changes)
                 });

@@ -225,8 +225,18 @@ impl Three {
             spawn.task(Box::pin(lapses.clone().run()));
             let hlc = Arc::new(HlcClock::new(clock.clone(), node, None));
             let (boot, spawn, view) = (Boot(1), spawn.clone(), view.id());
-            let parts =
-                ReplicaParts { node, boot, store, catalog, service, hlc, spawn, lapses, view };
+            let parts = ReplicaParts {
+                node,
+                boot,
+                store,
+                catalog,
+                service,
+                hlc,
+                spawn,
+                lapses,
+                view,
+                is_shared: true,
+            };
             let replica = Replica::new(parts);
             let links: Vec<Arc<Link>> = nodes.iter().map(|_| Link::new()).collect();
             let mut peers = Peers::new();
@@ -364,7 +374,8 @@ impl Three {
             purpose: Purpose::Deliver,
             counter: 1,
             duration_ms,
-            dots: vec![LeaseDot { place, envelope: None }],
+            dots: vec![LeaseDot { place, envelope: None, age_ms: 0 }],
+            failures: Vec::new(),
         };
         match replica.handle(&Request::Lease(op)).await.unwrap().answer {
             Answer::Leased(votes) => votes[0],
@@ -407,7 +418,8 @@ impl Three {
     pub async fn digests(&self) -> Vec<u64> {
         let mut digests = Vec::new();
         for member in &self.0.members {
-            digests.push(member.replica.cell(STREAM).await.unwrap().digest());
+            let cell = member.replica.cell(STREAM).await.unwrap();
+            digests.push(member.replica.digest(&cell));
         }
         digests
     }

@@ -112,6 +112,36 @@ impl Identities {
         forgotten
     }
 
+    /// Up to `max` whose window is over and whose message is settled: with several replicas they are
+    /// forgotten only when none of these has the message open [F1].
+    pub(super) fn retirable(
+        &self,
+        now_ms: u64,
+        window_ms: u64,
+        max: usize,
+        is_settled: impl Fn(KeyedId) -> bool,
+    ) -> Vec<KeyedId> {
+        let over =
+            |(received_ms, _): &&(u64, KeyedId)| received_ms.saturating_add(window_ms) <= now_ms;
+        let ids = self.ages.iter().take_while(over).map(|(_, id)| *id);
+        ids.filter(|id| is_settled(*id)).take(max).collect()
+    }
+
+    /// A message was stored elsewhere before it came here.
+    pub(super) fn backdate(&mut self, id: KeyedId, received_ms: u64) -> Option<Identity> {
+        let identity = self.of.get(&id).copied()?;
+        let identity = Identity { received_ms, ..identity };
+        self.remove(id);
+        self.insert(id, identity);
+        Some(identity)
+    }
+
+    pub(super) fn remove(&mut self, id: KeyedId) -> bool {
+        let Some(identity) = self.of.remove(&id) else { return false };
+        self.ages.remove(&(identity.received_ms, id));
+        true
+    }
+
     /// A keyed message was settled: whether its identity is forgotten with it, because its window
     /// was found over before.
     pub(super) fn settled(&mut self, id: KeyedId) -> bool {

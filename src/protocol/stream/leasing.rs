@@ -3,6 +3,7 @@
 use super::reader::{Live, OpenGrant, Standing};
 use super::{Place, Stream};
 use crate::base::ids::{RequesterId, SubscriptionId};
+use crate::crdt::dot::Dot;
 use crate::invariant;
 use crate::message::envelope::{DeathReason, Kept};
 use crate::protocol::lease::{Attempt, Death, GrantRow, Hold, judge_lease};
@@ -117,6 +118,12 @@ impl Stream {
         }
     }
 
+    /// How often a message has failed.
+    #[must_use]
+    pub fn failures(&self, id: SubscriptionId, dot: Dot, now_ms: u64) -> u32 {
+        self.attempt(id, dot).map_or(0, |attempt| attempt.failures(now_ms))
+    }
+
     /// Whether the broker has something to drop or to bury.
     #[must_use]
     pub fn has_doomed(&self, id: SubscriptionId) -> bool {
@@ -185,12 +192,14 @@ impl Stream {
         let mut changes = Vec::new();
         let mut votes = Vec::with_capacity(op.dots.len());
         let mut granted = Vec::with_capacity(op.dots.len());
-        for wanted in &op.dots {
+        for (i, wanted) in op.dots.iter().enumerate() {
             if let Some(envelope) = wanted.envelope.as_ref().filter(|it| !self.is_ahead(it)) {
-                self.keep_message(envelope, now_ms, false, &mut changes);
+                let received_ms = now_ms.saturating_sub(wanted.age_ms);
+                self.keep_brought(envelope, received_ms, now_ms, &mut changes);
             }
             let place = self.own_place(wanted.place);
-            let vote = self.judge(place, op, now_ms);
+            let told = op.failures.get(i).copied().unwrap_or(0);
+            let vote = self.judge(place, op, told, now_ms);
             if let LeaseVote::Granted { receive_count, failure_count } = vote {
                 let counts = (receive_count, failure_count);
                 granted.push(self.attempt_of(place, op, counts, now_ms, wall_ms));
@@ -236,7 +245,7 @@ impl Stream {
         }
     }
 
-    fn judge(&self, place: Place, op: &LeaseOp, now_ms: u64) -> LeaseVote {
+    fn judge(&self, place: Place, op: &LeaseOp, told: u32, now_ms: u64) -> LeaseVote {
         let dot = place.1;
         // A grant implies the payload [R27]: a hole has none.
         if !self.is_known(dot) || self.is_hole(place) {
@@ -255,6 +264,10 @@ impl Stream {
             (Purpose::Deliver, Standing::Ready)
             | (Purpose::DeliverDead, Standing::Dead)
             | (Purpose::Bury, Standing::Failed) => true,
+            // Somebody counted a failure that this replica missed.
+            (Purpose::Bury, Standing::Ready | Standing::Delayed | Standing::Blocked) => {
+                same || self.readers[&op.reader].rules.is_too_many(told)
+            }
             _ => same,
         };
         if !fits {
@@ -265,6 +278,7 @@ impl Stream {
             LeaseVote::Granted { receive_count, failure_count }
                 if !same && matches!(op.purpose, Purpose::Bury | Purpose::Expire) =>
             {
+                let failure_count = failure_count.max(told);
                 LeaseVote::Granted { receive_count: receive_count - 1, failure_count }
             }
             vote => vote,

@@ -74,6 +74,8 @@ impl Stream {
             sizes: Sizes::default(),
             holes,
             is_suspect,
+            is_alone: true,
+            dedup_ms: u64::MAX,
             stored: 0,
         };
         for (id, identity) in identities {

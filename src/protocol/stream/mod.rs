@@ -27,7 +27,7 @@ pub use identities::Identity;
 pub use leasing::{Picked, held_ms};
 pub use loading::{Loaded, LoadedReader};
 pub use reader::{Mark, Standing};
-pub use repair::{KeyedFact, Repaired, Summary};
+pub use repair::{KeyedFact, KeyedWindow, Repaired, Summary};
 pub use storing::Bounds;
 
 use super::filter::matches;
@@ -37,7 +37,7 @@ use super::record::Filter;
 use crate::base::hlc::Hlc;
 use crate::base::ids::{Boot, NodeId, SubscriptionId};
 use crate::crdt::context::DotSet;
-use crate::crdt::dot::Dot;
+use crate::crdt::dot::{Dot, KeyedId};
 use crate::message::envelope::Content;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -173,6 +173,10 @@ pub struct Stream {
     holes: BTreeSet<Place>,
     /// A damaged row did not tell its name: what is missing need not be settled.
     is_suspect: bool,
+    /// No other replica keeps this stream: what is settled here is settled.
+    is_alone: bool,
+    /// How long keyed messages are remembered, in ms, as of the last word about it.
+    dedup_ms: u64,
     /// Counts stored messages, so that a scan of the disk knows whether it missed some.
     stored: u64,
 }
@@ -210,6 +214,33 @@ impl Stream {
     #[must_use]
     pub fn set(&self) -> &Arc<SubscriptionSet> {
         &self.set
+    }
+
+    /// Says that other replicas keep this stream too: what they have not settled is not over.
+    pub fn share(&mut self, dedup_ms: u64) {
+        (self.is_alone, self.dedup_ms) = (false, dedup_ms);
+    }
+
+    /// Whether a key is only remembered because another replica may still have its message open: a
+    /// send by it is a new message [F1].
+    fn is_retiring(&self, id: KeyedId, now_ms: u64) -> bool {
+        let over = |it: &Identity| it.received_ms.saturating_add(self.dedup_ms) <= now_ms;
+        !self.is_alone
+            && !self.sizes.contains(Dot::Keyed(id))
+            && self.identities.get(id).is_some_and(|it| over(it) && !it.is_copy)
+    }
+
+    /// Whether of two messages by one key the first was sent when the other's window was over.
+    /// Two stamps of one message are closer.
+    fn is_later(&self, hlc: Hlc, than: Hlc) -> bool {
+        hlc.wall_ms.saturating_sub(than.wall_ms) >= self.dedup_ms.max(1)
+    }
+
+    fn is_new(&self, dot: Dot, now_ms: u64) -> bool {
+        match dot {
+            Dot::Keyed(id) => !self.identities.contains(id) || self.is_retiring(id, now_ms),
+            _ => !self.is_known(dot),
+        }
     }
 
     /// Whether it is a topic.

@@ -94,12 +94,19 @@ impl Stream {
         changes
     }
 
-    /// All rows were looked at: nothing purged is left, and a reader that left is gone.
-    pub fn swept(&mut self, id: SubscriptionId) -> Vec<Change> {
+    /// What a reader's sweep is about to remove: what is purged meanwhile is for the next one.
+    #[must_use]
+    pub fn to_sweep(&self, id: SubscriptionId) -> DotSet {
+        self.readers.get(&id).map(|reader| reader.purged.clone()).unwrap_or_default()
+    }
+
+    /// All rows were looked at: nothing of what was to be swept is left, and a reader that left is
+    /// gone.
+    pub fn swept(&mut self, id: SubscriptionId, all: &DotSet) -> Vec<Change> {
         let leaves = self.is_topic() && !self.set.filters.contains_key(&id);
         let Some(reader) = self.readers.get_mut(&id) else { return Vec::new() };
-        reader.purged = DotSet::new();
-        if leaves && reader.open.is_empty() {
+        reader.purged.subtract(all);
+        if leaves && reader.open.is_empty() && reader.purged.is_empty() {
             self.readers.remove(&id);
             return vec![Change::DeleteReader(id)];
         }

@@ -12,6 +12,7 @@ use super::identities::Identity;
 use super::reader::Reader;
 use super::settling::Settling;
 use super::{Place, Stream, StreamKind, push_once};
+use crate::base::hlc::Hlc;
 use crate::base::ids::SubscriptionId;
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId};
@@ -54,11 +55,13 @@ pub struct KeyedFact {
     /// Its identity's content [F2].
     pub content_mac: [u8; 32],
     /// Its stamp.
-    pub hlc: crate::base::hlc::Hlc,
+    pub hlc: Hlc,
     /// A copy made by a link.
     pub is_copy: bool,
     /// Who is not done with it; nobody: it is settled.
     pub open: Vec<SubscriptionId>,
+    /// How long ago it was stored, in ms.
+    pub age_ms: u64,
 }
 
 /// A message on its way to a replica that lacks it.
@@ -68,6 +71,27 @@ pub struct Repaired {
     pub envelope: Arc<Envelope>,
     /// Who is not done with it, where it comes from.
     pub open: Vec<SubscriptionId>,
+    /// How long it was there, in ms.
+    pub age_ms: u64,
+}
+
+/// What a stream's settings say about keyed messages, and the time by which it is judged.
+#[derive(Clone, Copy, Debug)]
+pub struct KeyedWindow {
+    /// How long they are remembered at least, in ms.
+    pub window_ms: u64,
+    /// The service clock, in ms.
+    pub now_ms: u64,
+}
+
+impl KeyedWindow {
+    fn is_over(self, age_ms: u64) -> bool {
+        age_ms >= self.window_ms
+    }
+
+    fn age_ms(self, identity: &Identity) -> u64 {
+        self.now_ms.saturating_sub(identity.received_ms)
+    }
 }
 
 impl Summary {
@@ -97,13 +121,18 @@ fn fnv(bytes: &[u8]) -> u64 {
 }
 
 impl Stream {
-    /// What this replica knows.
+    /// What this replica knows. Keyed messages that are settled and whose window is over are not
+    /// told: they are on their way out, at every replica's own pace.
     #[must_use]
-    pub fn summary(&self) -> Summary {
+    pub fn summary(&self, keyed_window: KeyedWindow) -> Summary {
         let open = |(id, reader): (&SubscriptionId, &Reader)| (*id, reader.open.numbered());
         let fates = |(id, reader): (&SubscriptionId, &Reader)| (*id, reader.fates());
         let mut keyed: BTreeMap<u8, u64> = BTreeMap::new();
         for (id, identity) in self.identities.iter() {
+            let is_over = keyed_window.is_over(keyed_window.age_ms(identity));
+            if is_over && !identity.is_copy && !self.sizes.contains(Dot::Keyed(id)) {
+                continue;
+            }
             let digest = self.keyed_digest(id, identity);
             let bucket = keyed.entry(id.0[0]).or_default();
             *bucket = bucket.wrapping_add(digest);
@@ -137,13 +166,20 @@ impl Stream {
 
     /// Up to `max` keyed messages of a bucket after one, rising.
     #[must_use]
-    pub fn keyed_facts(&self, bucket: u8, after: Option<KeyedId>, max: usize) -> Vec<KeyedFact> {
+    pub fn keyed_facts(
+        &self,
+        bucket: u8,
+        after: Option<KeyedId>,
+        max: usize,
+        now_ms: u64,
+    ) -> Vec<KeyedFact> {
         let fact = |(id, identity): (KeyedId, &Identity)| KeyedFact {
             id,
             content_mac: identity.content_mac,
             hlc: identity.hlc,
             is_copy: identity.is_copy,
             open: self.open_for_whom(Dot::Keyed(id)),
+            age_ms: now_ms.saturating_sub(identity.received_ms),
         };
         self.identities.bucket(bucket, after).take(max).map(fact).collect()
     }
@@ -170,8 +206,14 @@ impl Stream {
     /// Of some keyed messages those whose payload this replica lacks.
     #[must_use]
     pub fn lacks_keyed(&self, facts: &[KeyedFact]) -> Vec<KeyedId> {
-        let lacks = |fact: &&KeyedFact| !fact.open.is_empty() && !self.identities.contains(fact.id);
+        let lacks = |fact: &&KeyedFact| !fact.open.is_empty() && self.may_take(fact.id, fact.hlc);
         facts.iter().filter(lacks).map(|fact| fact.id).collect()
+    }
+
+    /// Whether a keyed message of that stamp is none that was here before.
+    fn may_take(&self, id: KeyedId, hlc: Hlc) -> bool {
+        let Some(own) = self.identities.get(id) else { return true };
+        self.is_later(hlc, own.hlc) && !self.sizes.contains(Dot::Keyed(id))
     }
 
     /// Takes in what another replica has settled, and its seal. Grants do not matter: what is
@@ -208,18 +250,24 @@ impl Stream {
     }
 
     /// Takes in which keyed messages another replica has settled, for which readers.
-    pub fn merge_keyed(&mut self, facts: &[KeyedFact], now_ms: u64) -> Vec<Change> {
+    pub fn merge_keyed(&mut self, facts: &[KeyedFact], window: KeyedWindow) -> Vec<Change> {
+        let now_ms = window.now_ms;
         let mut changes = Vec::new();
         let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
         for fact in facts {
             let dot = Dot::Keyed(fact.id);
             match self.identities.get(fact.id) {
+                // What is over was forgotten here.
+                None if fact.open.is_empty() && !fact.is_copy && window.is_over(fact.age_ms) => {}
                 None if fact.open.is_empty() => {
                     let (content_mac, hlc, is_copy) = (fact.content_mac, fact.hlc, fact.is_copy);
-                    let identity = Identity { content_mac, hlc, received_ms: now_ms, is_copy };
+                    let received_ms = now_ms.saturating_sub(fact.age_ms);
+                    let identity = Identity { content_mac, hlc, received_ms, is_copy };
                     self.identities.insert(fact.id, identity);
                     changes.push(Change::PutIdentity(fact.id, identity));
                 }
+                // It tells of an earlier message by this key.
+                Some(own) if self.is_later(own.hlc, fact.hlc) => {}
                 Some(own) if own.content_mac == fact.content_mac => {
                     for id in ids.iter().filter(|id| !fact.open.contains(id)) {
                         let one = DotSet::from_iter([dot]);
@@ -229,6 +277,32 @@ impl Stream {
                 // Unknown and open: it comes with its payload. Another content: the majority's
                 // stays [F1].
                 _ => {}
+            }
+        }
+        changes
+    }
+
+    /// Keyed messages that could be forgotten, if no other replica has them open [F1].
+    #[must_use]
+    pub fn retirable(&self, window: KeyedWindow, max: usize) -> Vec<KeyedId> {
+        let is_settled = |id| !self.sizes.contains(Dot::Keyed(id));
+        self.identities.retirable(window.now_ms, window.window_ms, max, is_settled)
+    }
+
+    /// Whether each of some keyed messages is open here for nobody.
+    #[must_use]
+    pub fn are_settled(&self, ids: &[KeyedId]) -> Vec<bool> {
+        ids.iter().map(|id| !self.sizes.contains(Dot::Keyed(*id))).collect()
+    }
+
+    /// Forgets keyed messages that no replica has open and whose window is over.
+    pub fn retire(&mut self, ids: &[KeyedId], window: KeyedWindow) -> Vec<Change> {
+        let mut changes = Vec::new();
+        for id in ids {
+            let is_over = |it: &Identity| window.is_over(window.age_ms(it)) && !it.is_copy;
+            let over = self.identities.get(*id).is_some_and(is_over);
+            if over && !self.sizes.contains(Dot::Keyed(*id)) && self.identities.remove(*id) {
+                changes.push(Change::DeleteIdentity(*id));
             }
         }
         changes
@@ -275,24 +349,24 @@ impl Stream {
 
     /// Takes in messages that this replica lacks, each in one batch with its context [R12]. Their
     /// time counts from now: late is allowed, early is not [F11].
-    pub fn merge_messages(
-        &mut self,
-        repaired: &[Repaired],
-        now_ms: u64,
-        keep: bool,
-    ) -> Vec<Change> {
+    pub fn merge_messages(&mut self, repaired: &[Repaired], now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
-        for Repaired { envelope, open } in repaired {
+        for Repaired { envelope, open, age_ms } in repaired {
             let header = &envelope.header;
             let place: Place = (header.hlc, header.dot);
             let dot = header.dot;
             if self.is_ahead(envelope) {
                 continue;
             }
-            if self.fill_hole(dot, envelope, now_ms, &mut changes) || self.is_known(dot) {
+            let is_news = match dot {
+                Dot::Keyed(id) => self.may_take(id, header.hlc),
+                _ => !self.is_known(dot),
+            };
+            if self.fill_hole(dot, envelope, now_ms, &mut changes) || !is_news {
                 continue;
             }
-            self.keep_message(envelope, now_ms, keep, &mut changes);
+            let received_ms = now_ms.saturating_sub(*age_ms);
+            self.keep_brought(envelope, received_ms, now_ms, &mut changes);
             // What its source has settled for somebody is settled.
             let done: Vec<SubscriptionId> = self
                 .open_for_whom(header.dot)
@@ -334,6 +408,10 @@ impl Stream {
             reader.bytes = reader.bytes - old + row.len() as u64;
         }
         changes.push(Change::PutMessage(hole, row));
+        // Whoever found the hole took it from its place.
+        for id in self.open_for_whom(dot) {
+            self.reseat(id, hole, now_ms);
+        }
         true
     }
 
@@ -388,6 +466,8 @@ impl Stream {
     ) -> Vec<Change> {
         let mut changes = Vec::new();
         for theirs in attempts {
+            // A keyed message stands here under the stamp it has here.
+            let theirs = Attempt { place: self.own_place(theirs.place), ..*theirs };
             let dot = theirs.place.1;
             let Some(reader) = self.readers.get_mut(&id) else { break };
             let fate = (theirs.redrives, theirs.death.is_some());
@@ -402,7 +482,7 @@ impl Stream {
                 Hold::Released { ready_ms: now_ms }
             };
             let counter = own.map_or(0, |own| own.counter).max(theirs.counter);
-            let attempt = Attempt { hold, counter, ..*theirs };
+            let attempt = Attempt { hold, counter, ..theirs };
             self.put_fate(id, attempt, now_ms, &mut changes);
         }
         changes

@@ -59,7 +59,7 @@ impl Stream {
         // An ack of a message that never came here would have to be remembered without it: a queue
         // can, by its context. Of a topic's message the context speaks for every reader, and a
         // keyed one has no identity without its content [F1, F23].
-        if !self.is_known(dot) && (self.is_topic() || matches!(dot, Dot::Keyed(_))) {
+        if self.is_new(dot, now_ms) && (self.is_topic() || matches!(dot, Dot::Keyed(_))) {
             return SettleVote::Lacking;
         }
         let open = self.is_open(id, dot);
@@ -128,6 +128,7 @@ impl Stream {
             changes.push(Change::DeleteMark(dot));
         }
         if let Dot::Keyed(key) = dot
+            && self.is_alone
             && self.identities.settled(key)
         {
             changes.push(Change::DeleteIdentity(key));

@@ -55,6 +55,7 @@ impl Stream {
         keep: bool,
     ) -> Result<(Vec<StoreVote>, Vec<Change>), Refusal> {
         self.may_store(op.header.record_version)?;
+        self.dedup_ms = bounds.dedup_ms;
         self.check(op, bounds, now_ms)?;
         let mut changes = Vec::with_capacity(op.envelopes.len() + 1);
         let mut votes = Vec::with_capacity(op.envelopes.len());
@@ -65,11 +66,13 @@ impl Stream {
             self.context.fill(*origin, *up_to);
             push_once(&mut changes, Change::PutMeta);
         }
-        let sizes = &self.sizes;
-        let forgotten = self
-            .identities
-            .forget(now_ms, bounds.dedup_ms, FORGET_MAX, |id| !sizes.contains(Dot::Keyed(id)));
-        changes.extend(forgotten.into_iter().map(Change::DeleteIdentity));
+        if self.is_alone {
+            let sizes = &self.sizes;
+            let forgotten = self
+                .identities
+                .forget(now_ms, bounds.dedup_ms, FORGET_MAX, |id| !sizes.contains(Dot::Keyed(id)));
+            changes.extend(forgotten.into_iter().map(Change::DeleteIdentity));
+        }
         Ok((votes, changes))
     }
 
@@ -103,7 +106,12 @@ impl Stream {
         if keyed > 0 && self.identities.len() + keyed > bounds.keys_max {
             // What this Store forgets makes room for what it brings.
             let is_settled = |id| !self.sizes.contains(Dot::Keyed(id));
-            let room = self.identities.forgettable(now_ms, bounds.dedup_ms, FORGET_MAX, is_settled);
+            let room = match self.is_alone {
+                true => {
+                    self.identities.forgettable(now_ms, bounds.dedup_ms, FORGET_MAX, is_settled)
+                }
+                false => 0,
+            };
             if self.identities.len() + keyed > bounds.keys_max + room {
                 return Err(Refusal::TooManyKeys);
             }
@@ -126,6 +134,31 @@ impl Stream {
         self.context.highest_boot(node).max(mine)
     }
 
+    /// Keeps a message that another replica had before: the window of a keyed one goes on from
+    /// there, so that all replicas forget it about then.
+    pub(super) fn keep_brought(
+        &mut self,
+        envelope: &Arc<Envelope>,
+        received_ms: u64,
+        now_ms: u64,
+        changes: &mut Vec<Change>,
+    ) {
+        // What was here before is over, unless another message was sent by its key since.
+        if let Dot::Keyed(id) = envelope.header.dot
+            && self
+                .identities
+                .get(id)
+                .is_some_and(|own| !self.is_later(envelope.header.hlc, own.hlc))
+        {
+            return;
+        }
+        let stored = self.keep_message(envelope, now_ms, false, changes);
+        if let (StoreVote::Stored, Dot::Keyed(id)) = (stored, envelope.header.dot) {
+            let identity = self.identities.backdate(id, received_ms);
+            changes.extend(identity.map(|identity| Change::PutIdentity(id, identity)));
+        }
+    }
+
     pub(super) fn keep_message(
         &mut self,
         envelope: &Arc<Envelope>,
@@ -140,13 +173,14 @@ impl Stream {
             return StoreVote::Stored;
         }
         if let Dot::Keyed(id) = dot {
-            if let Some(known) = self.identities.get(id) {
+            if let Some(known) = self.identities.get(id).filter(|_| !self.is_retiring(id, now_ms)) {
                 let same = known.content_mac == header.content_mac;
                 return if same { StoreVote::Known } else { StoreVote::OtherContent };
             }
             let (content_mac, hlc) = (header.content_mac, header.hlc);
             let is_copy = header.hop > 0;
             let identity = Identity { content_mac, hlc, received_ms: now_ms, is_copy };
+            self.identities.remove(id);
             self.identities.insert(id, identity);
             changes.push(Change::PutIdentity(id, identity));
         } else {

@@ -15,6 +15,7 @@ use std::collections::BTreeSet;
 
 mod bench;
 mod journeys;
+mod replicas;
 
 #[test]
 fn r10_dots_are_dense_and_a_new_boot_mints_under_its_own_number() {
@@ -157,7 +158,8 @@ fn r27_a_replica_without_the_payload_asks_for_it() {
         purpose: Purpose::Deliver,
         counter: 1,
         duration_ms: 1_000,
-        dots: vec![LeaseDot { place, envelope: None }],
+        dots: vec![LeaseDot { place, envelope: None, age_ms: 0 }],
+        failures: Vec::new(),
     };
     assert_eq!(bench.stream.lease(&op, 0, 0).unwrap().0, [LeaseVote::NeedsPayload]);
     op.dots[0].envelope = Some(message);

@@ -69,6 +69,7 @@ pub(super) fn store_op(envelopes: Vec<Arc<Envelope>>) -> StoreOp {
 
 /// A replica with a disk made of rows: what comes out as changes can be loaded again.
 pub(super) struct Bench {
+    pub(super) me: NodeId,
     pub(super) stream: Stream,
     pub(super) kind: StreamKind,
     pub(super) rules: Rules,
@@ -91,8 +92,13 @@ impl Bench {
     }
 
     pub(super) fn of(kind: StreamKind, rules: Rules) -> Self {
+        Self::at(ME, kind, rules)
+    }
+
+    pub(super) fn at(me: NodeId, kind: StreamKind, rules: Rules) -> Self {
         Self {
-            stream: Stream::load((ME, BOOT), kind, Loaded::default(), 0, &|_| rules),
+            me,
+            stream: Stream::load((me, BOOT), kind, Loaded::default(), 0, &|_| rules),
             kind,
             rules,
             meta: StreamMeta::default(),
@@ -158,7 +164,7 @@ impl Bench {
             ..Loaded::default()
         };
         let rules = self.rules;
-        self.stream = Stream::load((ME, boot), self.kind, loaded, now_ms, &|_| rules);
+        self.stream = Stream::load((self.me, boot), self.kind, loaded, now_ms, &|_| rules);
     }
 
     pub(super) fn send(&mut self, wall_ms: u64) -> Dot {
@@ -208,7 +214,8 @@ impl Bench {
     ) -> Vec<SettleItem> {
         self.requests = self.requests.wrapping_add(1);
         let requester = RequesterId([self.requests; 16]);
-        let dots = places.into_iter().map(|place| LeaseDot { place, envelope: None }).collect();
+        let dots =
+            places.into_iter().map(|place| LeaseDot { place, envelope: None, age_ms: 0 }).collect();
         let counter = self.stream.next_counter(reader);
         let op = LeaseOp {
             header: header(1),
@@ -219,6 +226,7 @@ impl Bench {
             counter,
             duration_ms,
             dots,
+            failures: Vec::new(),
         };
         let (votes, changes) = self.stream.lease(&op, now_ms, now_ms).unwrap();
         self.commit(changes);
@@ -275,8 +283,9 @@ impl Bench {
             } else {
                 self.open.iter().filter(|(of, _)| *of == id).map(|(_, place)| *place).collect()
             };
+            let all = self.stream.to_sweep(id);
             let mut changes = self.stream.sweep(id, &places);
-            changes.extend(self.stream.swept(id));
+            changes.extend(self.stream.swept(id, &all));
             self.commit(changes);
         }
     }
