@@ -104,6 +104,8 @@ fn coordinator(
         spawn,
         lapses,
         view: placement::view_of(&layout, Generation([0; 16]), 1).id(),
+        // Few, so that streams come and go.
+        streams_max: 2,
     });
     let (keys, clock) = (keys.clone(), clock.clone());
     let peers = Peers::new();

@@ -13,6 +13,7 @@ pub mod dispatcher;
 pub mod forwarding;
 pub mod inspecting;
 pub mod lapses;
+mod loaded;
 mod opening;
 pub mod peers;
 mod repeating;

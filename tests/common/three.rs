@@ -179,8 +179,18 @@ impl Three {
             spawn.task(Box::pin(lapses.clone().run()));
             let hlc = Arc::new(HlcClock::new(clock.clone(), node, None));
             let (boot, spawn, view) = (Boot(1), spawn.clone(), view.id());
-            let parts =
-                ReplicaParts { node, boot, store, catalog, service, hlc, spawn, lapses, view };
+            let parts = ReplicaParts {
+                node,
+                boot,
+                store,
+                catalog,
+                service,
+                hlc,
+                spawn,
+                lapses,
+                view,
+                streams_max: 2,
+            };
             let replica = Replica::new(parts);
             let link = Link::new();
             let peer: Arc<dyn Peer> = Arc::new(LinkPeer(link.clone()));

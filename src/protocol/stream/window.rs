@@ -20,19 +20,6 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window over the ready places of a stream, rising; what does not fit stays on disk.
-    pub(super) fn of(ready: impl Iterator<Item = Place>) -> Self {
-        let mut window = Self::default();
-        for place in ready {
-            if window.ready.len() == limits::WINDOW_MESSAGES_MAX {
-                window.scanned = window.last();
-                break;
-            }
-            window.ready.insert(place, None);
-        }
-        window
-    }
-
     fn last(&self) -> Option<Place> {
         self.ready.last_key_value().map(|(place, _)| *place)
     }

@@ -1,0 +1,131 @@
+//! Streams that come and go from memory while they are used: in tests only two of them stay.
+#![allow(clippy::unwrap_used)]
+
+use super::send::Due;
+use super::testing::{broker, broker_and_clock, user};
+use super::{
+    Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, ReceiveRequest, SendStatus,
+    Source,
+};
+use crate::base::names::QueueName;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+const QUEUES: usize = 6;
+const ROUNDS: usize = 40;
+
+fn named(n: usize) -> String {
+    format!("queue-{n}")
+}
+
+async fn send(broker: &Arc<Broker>, by: &Caller, queue: &str, text: String, delay: i32) -> String {
+    let due = if delay > 0 { Due::After(delay) } else { Due::Default };
+    let message = OutgoingMessage { due, ..OutgoingMessage::of(Body::Text(text)) };
+    let sent = broker.send(by, queue, vec![message], Durability::Quorum, None).await.unwrap();
+    match &sent[0].status {
+        SendStatus::Stored { id, .. } => id.clone(),
+        other => panic!("{other:?}"),
+    }
+}
+
+async fn receive(broker: &Broker, by: &Caller, queue: &str, wait_seconds: i32) -> Vec<String> {
+    let request =
+        ReceiveRequest { max_messages: 100, auto_ack: true, wait_seconds, ..Default::default() };
+    let messages = broker.receive(by, Source::Queue(queue), request, || {}).await.unwrap();
+    let text = |body: Body| match body {
+        Body::Text(text) => text,
+        Body::Binary(_) => panic!("no text"),
+    };
+    messages.into_iter().map(|message| text(message.body)).collect()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn streams_that_are_let_go_while_they_are_used_lose_and_repeat_nothing() {
+    let broker = broker();
+    let ana = user(&broker, "ana").await;
+    for n in 0..QUEUES {
+        broker.put_queue(&ana, &named(n), QueueChange::default()).await.unwrap();
+    }
+    let tasks: Vec<_> = (0..QUEUES * 2)
+        .map(|task| {
+            let (broker, ana) = (broker.clone(), ana.clone());
+            tokio::spawn(async move {
+                let (mut ids, mut received) = (BTreeSet::new(), Vec::new());
+                for round in 0..ROUNDS {
+                    let queue = named((task + round) % QUEUES);
+                    let text = format!("{task} {round}");
+                    ids.insert(send(&broker, &ana, &queue, text, 0).await);
+                    if round % 3 == 0 {
+                        received.extend(receive(&broker, &ana, &queue, 0).await);
+                    }
+                }
+                (ids, received)
+            })
+        })
+        .collect();
+    let mut received = Vec::new();
+    for task in tasks {
+        let (ids, texts) = task.await.unwrap();
+        assert_eq!(ids.len(), ROUNDS, "no two messages of a sender have one name");
+        received.extend(texts);
+    }
+    for n in 0..QUEUES {
+        loop {
+            let more = receive(&broker, &ana, &named(n), 0).await;
+            if more.is_empty() {
+                break;
+            }
+            received.extend(more);
+        }
+    }
+    let all = QUEUES * 2 * ROUNDS;
+    assert_eq!(received.iter().collect::<BTreeSet<_>>().len(), all, "every message came");
+    assert_eq!(received.len(), all, "and none twice");
+}
+
+#[tokio::test]
+async fn a_receiver_keeps_its_stream_and_hears_of_what_comes() {
+    let broker = broker();
+    let ana = user(&broker, "ana").await;
+    for n in 0..QUEUES {
+        broker.put_queue(&ana, &named(n), QueueChange::default()).await.unwrap();
+    }
+    let waiting = {
+        let (broker, ana) = (broker.clone(), ana.clone());
+        tokio::spawn(async move { receive(&broker, &ana, &named(0), 20).await })
+    };
+    while broker.coordinator.waiting() == 0 {
+        tokio::task::yield_now().await;
+    }
+    for _ in 0..4 {
+        for n in 1..QUEUES {
+            send(&broker, &ana, &named(n), "other".to_owned(), 0).await;
+        }
+    }
+    send(&broker, &ana, &named(0), "at last".to_owned(), 0).await;
+    assert_eq!(waiting.await.unwrap(), ["at last"]);
+}
+
+#[tokio::test]
+async fn what_was_delayed_and_let_go_comes_when_it_is_due() {
+    let (broker, clock) = broker_and_clock();
+    let ana = user(&broker, "ana").await;
+    for n in 0..QUEUES {
+        broker.put_queue(&ana, &named(n), QueueChange::default()).await.unwrap();
+    }
+    send(&broker, &ana, &named(0), "later".to_owned(), 60).await;
+    for _ in 0..4 {
+        for n in 1..QUEUES {
+            send(&broker, &ana, &named(n), "other".to_owned(), 0).await;
+        }
+    }
+    let record = broker.catalog.queue(&QueueName::parse(&named(0)).unwrap()).unwrap();
+    let replica = broker.coordinator.replica().clone();
+    assert_eq!(replica.count_loaded(record.generation), None, "it was let go");
+    clock.advance_ms(61_000);
+    let lapses = tokio::spawn(replica.lapses().clone().run());
+    replica.left_over().news.notified().await;
+    assert!(replica.left_over().take().contains(&record.generation), "the broker looks at it");
+    lapses.abort();
+    assert_eq!(receive(&broker, &ana, &named(0), 0).await, ["later"]);
+}
