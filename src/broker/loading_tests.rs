@@ -7,9 +7,14 @@ use super::{
     Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, ReceiveRequest, SendStatus,
     Source,
 };
+use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::names::QueueName;
+use crate::protocol::op::{LeaseDot, LeaseOp, LeaseVote, Purpose};
+use crate::protocol::stream::MessageId;
+use crate::store::{RowOp, Table, WriteClass};
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Duration;
 
 const QUEUES: usize = 6;
 const ROUNDS: usize = 40;
@@ -124,8 +129,60 @@ async fn what_was_delayed_and_let_go_comes_when_it_is_due() {
     assert_eq!(replica.count_loaded(record.generation), None, "it was let go");
     clock.advance_ms(61_000);
     let lapses = tokio::spawn(replica.lapses().clone().run());
-    replica.left_over().news.notified().await;
+    let news = replica.left_over().news.notified();
+    tokio::time::timeout(Duration::from_secs(20), news).await.expect("the broker is told");
     assert!(replica.left_over().take().contains(&record.generation), "the broker looks at it");
     lapses.abort();
     assert_eq!(receive(&broker, &ana, &named(0), 0).await, ["later"]);
+}
+
+#[tokio::test]
+async fn r6_what_was_decided_and_let_go_is_on_the_disk_before_the_disk_is_asked() {
+    let broker = broker();
+    let ana = user(&broker, "ana").await;
+    let mut generations = Vec::new();
+    for n in 0..QUEUES {
+        broker.put_queue(&ana, &named(n), QueueChange::default()).await.unwrap();
+        let name = QueueName::parse(&named(n)).unwrap();
+        generations.push(broker.catalog.queue(&name).unwrap().generation);
+    }
+    let id = send(&broker, &ana, &named(0), "leased".to_owned(), 0).await;
+    let Some(MessageId::At(place)) = MessageId::parse(&id) else { panic!("{id}") };
+    let record = broker.catalog.queue(&QueueName::parse(&named(0)).unwrap()).unwrap();
+    let stream = broker.live_stream(&record).unwrap();
+    let replica = broker.coordinator.replica().clone();
+    // The disk is busy for a while.
+    let row = |n: u8| RowOp::Put {
+        table: Table::Messages,
+        key: vec![n],
+        tag: 1,
+        bytes: vec![n; 1 << 20],
+    };
+    let admission = replica.store().admit(WriteClass::Growth, 12 << 20).unwrap();
+    drop(replica.store().submit(admission, (0..12).map(row).collect()));
+    let mut op = LeaseOp {
+        header: stream.header(),
+        reader: SubscriptionId::QUEUE,
+        requester: RequesterId([1; 16]),
+        holder: "ana".to_owned(),
+        purpose: Purpose::Deliver,
+        counter: 0,
+        duration_ms: 60_000,
+        dots: vec![LeaseDot { place, envelope: None }],
+    };
+    let cell = replica.cell(stream.generation).await.unwrap();
+    // Nobody waits for it: its request was given up.
+    let (ticket, votes) = replica.lease(&cell, &mut op).unwrap();
+    drop((ticket, cell));
+    assert!(matches!(votes[0], LeaseVote::Granted { .. }));
+    // The slots of others are made at once, whatever their loads wait for.
+    for _ in 0..4 {
+        for other in &generations[1..] {
+            let load = Box::pin(replica.cell(*other));
+            let _ = tokio::time::timeout(Duration::ZERO, load).await;
+        }
+    }
+    assert_eq!(replica.count_loaded(stream.generation), None, "it was let go");
+    let cell = replica.cell(stream.generation).await.unwrap();
+    assert_eq!(cell.decide(|state| state.in_flight(SubscriptionId::QUEUE)), 1, "still leased");
 }
