@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 """Measures memory and times with many messages, many queues and many waiting receivers.
 
-    tests/scale.py path/to/tertulia [--messages N] [--queues N] [--polls N] [--RSS bounds ...]
+    tests/scale.py path/to/tertulia [--messages N] [--queues N] [--polls N] [bounds: see --help]
 
 With --messages of 1 KiB waiting in one queue: resident memory, the time of a receive at the head,
 the time from SIGKILL to ready and that of the first receive after it. With --queues idle queues
@@ -268,7 +268,7 @@ def main():
         node = Node(os.path.realpath(given.binary))
         try:
             node.start()
-            tell(f"memory at the start", node.rss_mib()[0], "MiB")
+            tell("memory at the start", node.rss_mib()[0], "MiB")
             part(node, given)
         finally:
             node.stop()
