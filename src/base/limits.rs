@@ -203,6 +203,9 @@ pub const COMMIT_BYTES_MAX: usize = 16 << 20;
 pub const DISK_RESERVE_BYTES: u64 = 256 << 20;
 /// Bytes of the page cache. Setting `store.cache_bytes`.
 pub const CACHE_BYTES: usize = 64 << 20;
+/// Queues and topics whose state is kept in memory while nobody uses them; those in use may be more.
+/// Metric `tertulia_streams_loaded`.
+pub const STREAMS_LOADED_MAX: usize = 10_000;
 /// Messages of one queue whose place is held in memory; the rest is read when it is their turn.
 pub const WINDOW_MESSAGES_MAX: usize = 4_096;
 /// Bytes of sealed payloads kept in memory until delivered, all queues together. Metric

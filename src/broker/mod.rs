@@ -17,6 +17,8 @@ pub mod deletions;
 mod first_admin;
 pub mod grants;
 mod links;
+#[cfg(test)]
+mod loading_tests;
 pub mod objects;
 mod ownership;
 pub mod publish;

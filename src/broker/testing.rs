@@ -105,6 +105,8 @@ fn coordinator(
         lapses,
         view: placement::view_of(&layout, Generation([0; 16]), 1).id(),
         is_shared: false,
+        // Few, so that streams come and go.
+        streams_max: 2,
     });
     let (keys, clock) = (keys.clone(), clock.clone());
     let peers = Peers::new();

@@ -67,6 +67,13 @@ impl DotSet {
         }
     }
 
+    /// Adds the numbers of an origin from one to another, both included.
+    pub fn insert_range(&mut self, origin: Origin, first: u64, last: u64) {
+        if first <= last {
+            self.numbered.entry(origin).or_default().insert_range(first, last);
+        }
+    }
+
     /// The smallest number of an origin in the set.
     #[must_use]
     pub fn low(&self, origin: Origin) -> Option<u64> {

@@ -5,6 +5,7 @@ use super::parts::Parts;
 use super::running::{Born, Node};
 use crate::api::httpd::{Httpd, Options};
 use crate::api::{self, Api, Readiness};
+use crate::base::limits;
 use crate::base::seams::Listener;
 use crate::broker::{Broker, BrokerParts, BrokerSettings};
 use crate::config::Settings;
@@ -69,6 +70,7 @@ pub(super) fn assemble(
         lapses: lapses.clone(),
         view,
         is_shared: false,
+        streams_max: limits::STREAMS_LOADED_MAX,
     });
     let coordinator = Coordinator::new(CoordinatorParts {
         replica,

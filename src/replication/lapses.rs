@@ -1,7 +1,7 @@
 //! Worker: wakes receivers when leases lapse, pauses end, delayed messages are due. One timer for the whole node: an idle queue costs
 //! nothing, a busy one an entry.
 
-use super::stream_cell::StreamCell;
+use super::stream_cell::{LeftOver, StreamCell};
 use crate::base::clock::ServiceClock;
 use crate::base::ids::Generation;
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,7 +14,13 @@ struct Watched {
     /// Streams by the next such change, on the service clock in ms.
     order: BTreeSet<(u64, Generation)>,
     /// The entry of each stream in `order`.
-    streams: BTreeMap<Generation, (u64, Weak<StreamCell>)>,
+    streams: BTreeMap<Generation, Entry>,
+}
+
+struct Entry {
+    at_ms: u64,
+    cell: Weak<StreamCell>,
+    left_over: Arc<LeftOver>,
 }
 
 /// Streams in which something changes by itself.
@@ -34,14 +40,18 @@ impl Lapses {
     /// Looks at the stream again at that time.
     pub fn watch(&self, cell: &Arc<StreamCell>, until_ms: u64) {
         let mut watched = self.watched.lock().unwrap_or_else(PoisonError::into_inner);
-        let known = watched.streams.get(&cell.generation).map(|(at, _)| *at);
-        if known.is_some_and(|at| at <= until_ms) {
-            return;
+        if let Some(entry) = watched.streams.get(&cell.generation) {
+            // The entry may be of a cell that was let go: this one knows all that it knew.
+            let same = std::ptr::eq(entry.cell.as_ptr(), Arc::as_ptr(cell));
+            let at_ms = entry.at_ms;
+            if same && at_ms <= until_ms {
+                return;
+            }
+            watched.order.remove(&(at_ms, cell.generation));
         }
-        if let Some(at) = known {
-            watched.order.remove(&(at, cell.generation));
-        }
-        watched.streams.insert(cell.generation, (until_ms, Arc::downgrade(cell)));
+        let left_over = cell.left_over().clone();
+        let entry = Entry { at_ms: until_ms, cell: Arc::downgrade(cell), left_over };
+        watched.streams.insert(cell.generation, entry);
         watched.order.insert((until_ms, cell.generation));
         if watched.order.first() == Some(&(until_ms, cell.generation)) {
             self.earlier.notify_one();
@@ -60,8 +70,12 @@ impl Lapses {
             && at <= now_ms
         {
             watched.order.pop_first();
-            if let Some((_, cell)) = watched.streams.remove(&generation) {
-                due.extend(cell.upgrade());
+            if let Some(Entry { cell, left_over, .. }) = watched.streams.remove(&generation) {
+                match cell.upgrade() {
+                    Some(cell) => due.push(cell),
+                    // It was let go: whoever looks what is left to do loads it, and it wakes.
+                    None => left_over.note(generation),
+                }
             }
         }
         due

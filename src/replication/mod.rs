@@ -16,6 +16,7 @@ pub mod gateway;
 pub mod inspecting;
 pub mod lapses;
 pub mod listening;
+mod loaded;
 mod opening;
 mod orphans;
 pub mod peers;

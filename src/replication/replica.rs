@@ -6,6 +6,7 @@
 
 use super::comparing::Unrepaired;
 use super::lapses::Lapses;
+use super::loaded::LoadedStreams;
 use super::rows::{ROW_BYTES, row_ops};
 use super::rules;
 use super::scan;
@@ -23,9 +24,7 @@ use crate::protocol::op::{
 };
 use crate::protocol::stream::{Bounds, KeyedWindow, Stream, StreamKind};
 use crate::store::{Admission, Refused, Store, Ticket, WriteClass};
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use tokio::sync::OnceCell;
+use std::sync::Arc;
 
 /// The replica's outcome is not known: its store is failing and the process ends [R7].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -54,14 +53,14 @@ pub struct ReplicaParts {
     pub view: ViewId,
     /// There are other members: they may replicate any stream too.
     pub is_shared: bool,
+    /// Streams kept in memory (`limits::STREAMS_LOADED_MAX`); those in use may be more.
+    pub streams_max: usize,
 }
-
-type Cells = BTreeMap<Generation, Arc<OnceCell<Arc<StreamCell>>>>;
 
 /// This node's copy of its streams.
 pub struct Replica {
     pub(super) parts: ReplicaParts,
-    cells: Mutex<Cells>,
+    loaded: LoadedStreams,
     pub(super) budget: Arc<MemoryBudget>,
     left_over: Arc<LeftOver>,
     unrepaired: Unrepaired,
@@ -72,8 +71,8 @@ impl Replica {
     #[must_use]
     pub fn new(parts: ReplicaParts) -> Arc<Self> {
         let (budget, left_over) = (Arc::default(), Arc::default());
-        let (cells, unrepaired) = (Mutex::default(), Unrepaired::default());
-        Arc::new(Self { parts, cells, budget, left_over, unrepaired })
+        let (loaded, unrepaired) = (LoadedStreams::new(parts.streams_max), Unrepaired::default());
+        Arc::new(Self { parts, loaded, budget, left_over, unrepaired })
     }
 
     /// Streams that are to be compared with other replicas.
@@ -91,17 +90,14 @@ impl Replica {
     /// The streams in memory.
     #[must_use]
     pub fn loaded(&self) -> Vec<Arc<StreamCell>> {
-        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        cells.values().filter_map(|slot| slot.get().cloned()).collect()
+        self.loaded.all()
     }
 
     /// The streams whose messages somebody waits for at this node.
     #[must_use]
     pub fn awaited(&self) -> Vec<Generation> {
-        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_awaited = |cell: &&Arc<StreamCell>| cell.is_awaited();
-        let loaded = cells.values().filter_map(|slot| slot.get());
-        loaded.filter(is_awaited).map(|cell| cell.generation).collect()
+        let is_awaited = |cell: &Arc<StreamCell>| cell.is_awaited().then_some(cell.generation);
+        self.loaded.all().iter().filter_map(is_awaited).collect()
     }
 
     /// This node.
@@ -146,14 +142,8 @@ impl Replica {
     /// [`Refusal::Sealed`] when no record knows the generation: data is made on a positive record
     /// only [F20]; [`Refusal::Overloaded`] when the disk cannot be read.
     pub async fn cell(&self, generation: Generation) -> Result<Arc<StreamCell>, Refusal> {
-        let slot = {
-            let mut cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-            match cells.get(&generation) {
-                Some(slot) => slot.clone(),
-                None if self.bounds(generation).is_none() => return Err(Refusal::Sealed),
-                None => cells.entry(generation).or_default().clone(),
-            }
-        };
+        let may_be = || self.bounds(generation).is_some();
+        let slot = self.loaded.slot(generation, may_be).ok_or(Refusal::Sealed)?;
         if let Some(cell) = slot.get() {
             return Ok(cell.clone());
         }
@@ -162,13 +152,16 @@ impl Replica {
 
     async fn load(&self, generation: Generation) -> Result<Arc<StreamCell>, Refusal> {
         let store = self.parts.store.clone();
-        let read = move || scan::load(&store, generation);
+        let (kind, _) = self.bounds(generation).ok_or(Refusal::Sealed)?;
+        // It may have been here before: what it decided then must be on the disk before the disk
+        // is asked.
+        store.barrier().await.map_err(|_| Refusal::Stopping)?;
+        let read = move || scan::load(&store, generation, kind);
         let loaded = blocking(&*self.parts.spawn, read).await.map_err(|error| {
             tracing::error!(%error, stream = %generation, "a stream cannot be loaded");
             Refusal::Overloaded
         })?;
         let now_ms = self.parts.service.now_ms();
-        let (kind, _) = self.bounds(generation).ok_or(Refusal::Sealed)?;
         let me = (self.parts.node, self.parts.boot);
         let rules = |id| rules::reader(&self.parts.catalog, generation, id);
         let mut stream = Stream::load(me, kind, loaded, now_ms, &rules);
@@ -251,15 +244,12 @@ impl Replica {
     /// Messages of a stream in memory; `None` when it is not loaded.
     #[must_use]
     pub fn count_loaded(&self, generation: Generation) -> Option<u64> {
-        let cells = self.cells.lock().unwrap_or_else(PoisonError::into_inner);
-        let cell = cells.get(&generation)?.get()?.clone();
-        drop(cells);
-        Some(cell.decide(|stream| stream.count()))
+        Some(self.loaded.get(generation)?.decide(|stream| stream.count()))
     }
 
     /// Forgets a stream whose data was dropped.
     pub fn forget(&self, generation: Generation) {
-        self.cells.lock().unwrap_or_else(PoisonError::into_inner).remove(&generation);
+        self.loaded.forget(generation);
     }
 
     /// Asks for room for a write, before anything is decided [R9].

@@ -5,9 +5,10 @@ use crate::base::hlc::Hlc;
 use crate::base::ids::{Boot, Generation, LinkId, NodeId, RequesterId, SubscriptionId};
 use crate::crdt::dot::{Dot, KeyedId};
 use crate::protocol::op::Change;
-use crate::protocol::stream::{Place, Stream};
+use crate::protocol::stream::{Place, Sizes, Stream};
 use crate::store::{RowOp, Table};
 use serde::Serialize;
+use std::collections::BTreeSet;
 
 /// Format tag of today's rows.
 pub const TAG: u8 = 1;
@@ -135,11 +136,21 @@ pub fn marked_dot(key: &[u8]) -> Option<Dot> {
     rest.0.is_empty().then_some(dot)
 }
 
+/// The name that the key of a row of sizes names.
+pub fn sized_name(key: &[u8]) -> Option<Dot> {
+    marked_dot(key)
+}
+
 /// The key of a message's times and group.
 pub fn mark_key(stream: Generation, dot: Dot) -> Vec<u8> {
     let mut key = stream.0.to_vec();
     push_dot(&mut key, dot);
     key
+}
+
+/// The key of a row of sizes.
+pub fn sizes_key(stream: Generation, name: Dot) -> Vec<u8> {
+    mark_key(stream, name)
 }
 
 /// The key of a keyed message's identity.
@@ -196,6 +207,21 @@ fn delete(table: Table, key: Vec<u8>) -> RowOp {
 /// The writes of a decision.
 pub fn row_ops(generation: Generation, stream: &Stream, changes: Vec<Change>) -> Vec<RowOp> {
     let none = Vec::new();
+    // What is written of a message is written of its size, in the same commit [R13].
+    let of_size = |change: &Change| match change {
+        Change::PutMessage((_, dot), _) | Change::DeleteMessage((_, dot)) => {
+            Some(Sizes::row_of(*dot))
+        }
+        _ => None,
+    };
+    let sizes: BTreeSet<Dot> = changes.iter().filter_map(of_size).collect();
+    let size_op = |name| {
+        let key = sizes_key(generation, name);
+        match stream.sizes().row(name) {
+            Some(bytes) => RowOp::Put { table: Table::Sizes, key, tag: TAG, bytes },
+            None => delete(Table::Sizes, key),
+        }
+    };
     let op = |change| match change {
         Change::PutMessage(place, bytes) => {
             let key = message_key(generation, place);
@@ -234,7 +260,7 @@ pub fn row_ops(generation: Generation, stream: &Stream, changes: Vec<Change>) ->
         Change::DeleteReader(reader) => delete(Table::Streams, reader_key(generation, reader)),
         Change::PutSet => put(Table::Streams, set_key(generation), &**stream.set()),
     };
-    changes.into_iter().map(op).collect()
+    changes.into_iter().map(op).chain(sizes.into_iter().map(size_op)).collect()
 }
 
 #[cfg(test)]

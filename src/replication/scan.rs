@@ -1,20 +1,25 @@
 //! Reading streams from the disk. Blocking: callers run it where that is allowed.
 
 use super::rows::{
-    marked_dot, message_key, open_key, open_of, place_of, reader_of, set_key, whole,
+    marked_dot, message_key, open_key, open_of, place_of, reader_of, set_key, sized_name, whole,
     whole_of_reader,
 };
 use crate::base::ids::{Generation, RequesterId, SubscriptionId};
+use crate::base::limits;
 use crate::crdt::dot::KeyedId;
 use crate::message::envelope::Kept;
 use crate::protocol::lease::{Attempt, GrantRow};
-use crate::protocol::stream::{Identity, Loaded, Mark, Place, ReaderMeta, StreamMeta};
+use crate::protocol::stream::{
+    Identity, Loaded, Mark, Place, ReaderMeta, Sizes, StreamKind, StreamMeta,
+};
 use crate::store::{ReadError, Row, RowOp, Store, Table};
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
 
 /// Rows read in one go.
 const CHUNK: usize = 1_024;
+/// Places read of each reader when a stream is loaded.
+const HEAD: usize = limits::WINDOW_MESSAGES_MAX / 8;
 
 /// A stream cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -66,8 +71,8 @@ fn walk(
 /// Everything that a stream's state in memory is made of.
 ///
 /// # Errors
-/// [`LoadError`]. A damaged message is no error: its place is known, so it is a hole.
-pub fn load(store: &Store, stream: Generation) -> Result<Loaded, LoadError> {
+/// [`LoadError`]. A damaged message is no error: it is known to be there, so it is a hole.
+pub fn load(store: &Store, stream: Generation, kind: StreamKind) -> Result<Loaded, LoadError> {
     let mut loaded = Loaded::default();
     walk(store, Table::Streams, stream, |key, row| {
         let row = row.ok_or(LoadError::Damaged(Table::Streams))?;
@@ -94,9 +99,12 @@ pub fn load(store: &Store, stream: Generation) -> Result<Loaded, LoadError> {
         loaded.marks.push((dot, decode::<Mark>(Table::Marks, row)?));
         Ok(())
     })?;
-    load_places(store, stream, &mut loaded)?;
+    load_sizes(store, stream, &mut loaded)?;
     load_open(store, stream, &mut loaded)?;
     load_leases(store, stream, &mut loaded)?;
+    if kind == StreamKind::Queue {
+        load_head(store, stream, &mut loaded)?;
+    }
     Ok(loaded)
 }
 
@@ -129,8 +137,47 @@ fn is_known(loaded: &Loaded, place: Place) -> bool {
     }
 }
 
-/// The places and sizes of all messages: keys only, as the payloads may be many times the memory.
-fn load_places(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result<(), LoadError> {
+/// The sizes of all messages. A damaged row says nothing of its messages, and nobody knows where
+/// one with a wrong key belongs: then the messages themselves are asked [R8, R13].
+fn load_sizes(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result<(), LoadError> {
+    let (first, last) = whole(stream);
+    let mut from = Bound::Included(first);
+    loop {
+        let as_slice = from.as_ref().map(Vec::as_slice);
+        let rows = store.scan(Table::Sizes, as_slice, Bound::Included(&last), CHUNK)?;
+        let count = rows.len();
+        for (key, row) in rows {
+            let name = sized_name(&key).filter(|_| key.starts_with(&stream.0));
+            let read = |row: Row| name.is_some_and(|name| loaded.sizes.read_row(name, &row.bytes));
+            if !row.is_ok_and(read) {
+                tracing::error!(%stream, "a row of sizes is damaged: all messages are read [R13]");
+                metrics::counter!("tertulia_sizes_damaged_total").increment(1);
+                loaded.sizes = Sizes::default();
+                return load_sizes_of_messages(store, stream, loaded);
+            }
+            from = Bound::Excluded(key);
+        }
+        if count < CHUNK {
+            return Ok(());
+        }
+    }
+}
+
+/// The first places of a queue: payloads may be many times the memory, and are left where they are.
+fn load_head(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result<(), LoadError> {
+    let id = SubscriptionId::QUEUE;
+    let reader = loaded.readers.entry(id).or_default();
+    reader.head = places(store, stream, id, None, HEAD)?;
+    reader.read_to = reader.head.last().copied().filter(|_| reader.head.len() >= HEAD);
+    Ok(())
+}
+
+/// The sizes of all messages by the rows of the messages themselves: reads all of them.
+fn load_sizes_of_messages(
+    store: &Store,
+    stream: Generation,
+    loaded: &mut Loaded,
+) -> Result<(), LoadError> {
     let (first, last) = whole(stream);
     let mut from = Bound::Included(first);
     loop {
@@ -144,10 +191,10 @@ fn load_places(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result
         for (key, size) in keys {
             let place = place_of(&key).filter(|_| key.starts_with(&stream.0));
             match (place, size) {
-                (Some(place), Some(size)) => loaded.places.push((place, size)),
+                (Some(place), Some(size)) => loaded.sizes.insert(place.1, size),
                 // Its name is known, so it is a hole: here, unsettled, and it will not open [R13].
                 (Some(place), None) if is_known(loaded, place) => {
-                    loaded.places.push((place, 1));
+                    loaded.sizes.insert(place.1, 1);
                     loaded.holes.insert(place);
                 }
                 (None, Some(_)) => return Err(LoadError::Damaged(Table::Messages)),
@@ -163,8 +210,6 @@ fn load_places(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result
         }
         // Only sound rows count against the limit.
         if sound < CHUNK {
-            loaded.places.sort_unstable();
-            loaded.places.dedup_by_key(|(place, _)| *place);
             return Ok(());
         }
     }
@@ -174,7 +219,14 @@ fn load_open(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result<(
     walk(store, Table::Open, stream, |key, row| {
         row.ok_or(LoadError::Damaged(Table::Open))?;
         let (reader, place) = open_of(key).ok_or(LoadError::Damaged(Table::Open))?;
-        loaded.readers.entry(reader).or_default().open.push(place);
+        let reader = loaded.readers.entry(reader).or_default();
+        reader.open.insert(place.1);
+        // Rows come in the order of places.
+        if reader.head.len() < HEAD {
+            reader.head.push(place);
+        } else {
+            reader.read_to = reader.head.last().copied();
+        }
         Ok(())
     })
 }
@@ -242,6 +294,7 @@ pub fn deletions(store: &Store, stream: Generation, limit: usize) -> Result<Vec<
     let mut ops = Vec::new();
     let tables = [
         Table::Messages,
+        Table::Sizes,
         Table::Open,
         Table::Marks,
         Table::Identities,
@@ -293,5 +346,55 @@ pub fn streams(
         if !found.is_empty() {
             return Ok(found);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::super::rows::{TAG, sizes_key};
+    use super::*;
+    use crate::base::hlc::Hlc;
+    use crate::base::ids::{Boot, NodeId};
+    use crate::crdt::dot::Dot;
+    use crate::store::{WriteClass, scratch};
+
+    const STREAM: Generation = Generation([7; 16]);
+
+    fn put(table: Table, key: Vec<u8>, bytes: Vec<u8>) -> RowOp {
+        RowOp::Put { table, key, tag: TAG, bytes }
+    }
+
+    async fn write(store: &Store, ops: Vec<RowOp>) {
+        let admission = store.admit(WriteClass::Growth, 1 << 20).unwrap();
+        store.submit(admission, ops).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn r13_a_damaged_row_of_sizes_is_no_absence_of_its_messages() {
+        let store = scratch();
+        let dot = |seq| Dot::Minted { node: NodeId(1), boot: Boot(1), seq };
+        let (mut sizes, mut meta) = (Sizes::default(), StreamMeta::default());
+        let mut ops = Vec::new();
+        for seq in 1..=700 {
+            let place = (Hlc { wall_ms: seq, logical: 0, node: NodeId(1) }, dot(seq));
+            ops.push(put(Table::Messages, message_key(STREAM, place), vec![0; 10]));
+            sizes.insert(dot(seq), 10);
+            meta.context.insert(dot(seq));
+        }
+        let bytes = postcard::to_stdvec(&meta).unwrap();
+        ops.push(put(Table::Streams, STREAM.0.to_vec(), bytes));
+        for block in [1, 300, 600].map(|seq| Sizes::row_of(dot(seq))) {
+            ops.push(put(Table::Sizes, sizes_key(STREAM, block), sizes.row(block).unwrap()));
+        }
+        write(&store, ops).await;
+        let whole = load(&store, STREAM, StreamKind::Queue).unwrap();
+        assert_eq!(format!("{:?}", whole.sizes), format!("{sizes:?}"));
+        let reader = &whole.readers[&SubscriptionId::QUEUE];
+        assert_eq!((reader.head.len(), reader.read_to), (HEAD, reader.head.last().copied()));
+        let key = sizes_key(STREAM, Sizes::row_of(dot(300)));
+        write(&store, vec![put(Table::Sizes, key, vec![1, 2, 3])]).await;
+        let again = load(&store, STREAM, StreamKind::Queue).unwrap();
+        assert_eq!(format!("{:?}", again.sizes), format!("{sizes:?}"));
     }
 }

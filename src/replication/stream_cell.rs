@@ -177,6 +177,11 @@ impl StreamCell {
         next
     }
 
+    /// Where it notes what is left to do.
+    pub fn left_over(&self) -> &Arc<LeftOver> {
+        &self.left_over
+    }
+
     /// Notes that the broker has something to do here.
     pub fn note_left_over(&self) {
         self.left_over.note(self.generation);

@@ -34,7 +34,7 @@ pub(super) const SCHEMA_KEY: &[u8] = b"schema_version";
 /// The tag of that row: four bytes, little endian.
 const SCHEMA_TAG: u8 = 1;
 /// The schema this program reads and writes.
-pub(super) const SCHEMA_VERSION: u32 = 1;
+pub(super) const SCHEMA_VERSION: u32 = 2;
 
 /// Until redb's first commit a file is no longer than this.
 const UNBORN_BYTES_MAX: u64 = 256 << 10;
@@ -81,6 +81,9 @@ impl Rows {
         match found {
             SCHEMA_VERSION => Ok(()),
             0 => Err(OpenError::Damaged("schema 0 never existed".to_owned())),
+            older if older < SCHEMA_VERSION => {
+                Err(OpenError::NotAStore(format!("schema {older} was never released")))
+            }
             _ => Err(OpenError::NewerSchema { found, known: SCHEMA_VERSION }),
         }
     }

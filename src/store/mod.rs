@@ -46,6 +46,8 @@ pub enum Table {
     Streams,
     /// Messages.
     Messages,
+    /// Which messages are there and how many bytes each has, many to a row.
+    Sizes,
     /// Granted leases.
     Grants,
     /// Delivery attempts.
@@ -59,11 +61,12 @@ pub enum Table {
 }
 
 impl Table {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Node,
         Self::Records,
         Self::Streams,
         Self::Messages,
+        Self::Sizes,
         Self::Grants,
         Self::Attempts,
         Self::Open,
@@ -78,6 +81,7 @@ impl Table {
             Self::Records => "records",
             Self::Streams => "streams",
             Self::Messages => "messages",
+            Self::Sizes => "sizes",
             Self::Grants => "grants",
             Self::Attempts => "attempts",
             Self::Open => "open",

@@ -148,11 +148,11 @@ async fn a_newer_schema_is_refused_in_one_sentence() {
     let home = Home::new();
     let store = home.start(0);
     let (key, tag) = (database::SCHEMA_KEY.to_vec(), 1);
-    let newer = RowOp::Put { table: Table::Node, key, tag, bytes: 2u32.to_le_bytes().to_vec() };
+    let newer = RowOp::Put { table: Table::Node, key, tag, bytes: 3u32.to_le_bytes().to_vec() };
     submit(&store, vec![newer]).await.unwrap();
     store.close().await;
     let error = home.open().err().unwrap();
-    assert!(matches!(error, OpenError::NewerSchema { found: 2, known: 1 }), "{error}");
+    assert!(matches!(error, OpenError::NewerSchema { found: 3, known: 2 }), "{error}");
     assert!(error.to_string().contains("start the version that wrote it"));
 }
 

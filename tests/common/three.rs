@@ -236,6 +236,7 @@ impl Three {
                 lapses,
                 view,
                 is_shared: true,
+                streams_max: 2,
             };
             let replica = Replica::new(parts);
             let links: Vec<Arc<Link>> = nodes.iter().map(|_| Link::new()).collect();

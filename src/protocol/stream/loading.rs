@@ -3,9 +3,9 @@
 use super::identities::{Identities, Identity};
 use super::reader::{Live, Mark, OpenGrant, Reader};
 use super::sizes::Sizes;
-use super::window::Window;
 use super::{Place, ReaderMeta, Stream, StreamKind, StreamMeta, SubscriptionSet};
 use crate::base::ids::{Boot, NodeId, RequesterId, SubscriptionId};
+use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId};
 use crate::invariant;
 use crate::protocol::lease::{Attempt, GrantRow, Hold, Rules};
@@ -19,12 +19,12 @@ pub struct Loaded {
     pub meta: StreamMeta,
     /// Its subscription set.
     pub set: SubscriptionSet,
-    /// The places of all its messages, rising, with their bytes.
-    pub places: Vec<(Place, usize)>,
-    /// Those of them whose rows are damaged.
+    /// Messages whose rows are known to be damaged.
     pub holes: BTreeSet<Place>,
     /// A damaged row of a message did not tell its name.
     pub is_suspect: bool,
+    /// Which messages it has, with their bytes.
+    pub sizes: Sizes,
     /// Times and groups.
     pub marks: Vec<(Dot, Mark)>,
     /// Keyed messages that are remembered.
@@ -38,8 +38,12 @@ pub struct Loaded {
 pub struct LoadedReader {
     /// Its meta row.
     pub meta: ReaderMeta,
-    /// The places it is not done with, rising; unused for a queue, where all messages are.
-    pub open: Vec<Place>,
+    /// What it is not done with; unused for a queue, where all messages are.
+    pub open: DotSet,
+    /// The first places on its disk, rising.
+    pub head: Vec<Place>,
+    /// How far the disk was read for these; `None`: to its end.
+    pub read_to: Option<Place>,
     /// Its grants.
     pub grants: Vec<(RequesterId, GrantRow)>,
     /// Attempts with rows of their own.
@@ -59,8 +63,7 @@ impl Stream {
         now_ms: u64,
         rules: &dyn Fn(SubscriptionId) -> Rules,
     ) -> Self {
-        let Loaded { meta, set, places, holes, is_suspect, marks, identities, mut readers } =
-            loaded;
+        let Loaded { meta, set, holes, is_suspect, sizes, marks, identities, mut readers } = loaded;
         let mut stream = Self {
             me,
             boot,
@@ -71,23 +74,24 @@ impl Stream {
             set: Arc::new(set),
             readers: BTreeMap::new(),
             marks: marks.into_iter().collect(),
-            sizes: Sizes::default(),
             holes,
             is_suspect,
             is_alone: true,
             dedup_ms: u64::MAX,
+            sizes,
             stored: 0,
         };
         for (id, identity) in identities {
             stream.identities.insert(id, identity);
         }
-        for ((_, dot), bytes) in &places {
-            invariant!(stream.is_known(*dot), "R12", "{dot} is here and not in the context");
-            stream.sizes.insert(*dot, *bytes);
+        let present = stream.sizes.dots();
+        let mut unknown = present.clone();
+        unknown.subtract(&stream.context);
+        for dot in unknown.iter() {
+            invariant!(stream.is_known(dot), "R12", "{dot} is here and not in the context");
         }
         if kind == StreamKind::Queue {
-            let queue = readers.entry(SubscriptionId::QUEUE).or_default();
-            queue.open = places.iter().map(|(place, _)| *place).collect();
+            readers.entry(SubscriptionId::QUEUE).or_default().open = present;
         }
         let known: BTreeSet<SubscriptionId> =
             readers.keys().chain(stream.set.filters.keys()).copied().collect();
@@ -107,18 +111,16 @@ impl Stream {
         rules: Rules,
     ) -> Reader {
         let mut reader = Reader::new(id, rules);
-        let LoadedReader { meta, open, grants, attempts } = loaded;
+        let LoadedReader { meta, mut open, head, read_to, grants, attempts } = loaded;
         (reader.floor, reader.top, reader.purged) = (meta.floor, meta.floor, meta.purged);
-        let open: Vec<Place> =
-            open.into_iter().filter(|(_, dot)| !reader.purged.contains(*dot)).collect();
-        for place in &open {
-            let dot = place.1;
-            reader.open(dot, u64::from(self.sizes.get(dot)));
-            if let Some(mark) = self.marks.get(&dot) {
-                reader.join_group(*place, mark);
-                if mark.ends_ms != 0 {
-                    reader.ends.insert((mark.ends_ms, dot));
-                }
+        open.subtract(&reader.purged);
+        (reader.open_count, reader.bytes) = (open.len(), self.sizes.of(&open));
+        reader.open = open;
+        let marked = self.marked(&reader);
+        for (dot, mark) in &marked {
+            reader.join_group((mark.hlc, *dot), mark);
+            if mark.ends_ms != 0 {
+                reader.ends.insert((mark.ends_ms, *dot));
             }
         }
         for (requester, row) in grants {
@@ -127,11 +129,23 @@ impl Stream {
         for attempt in attempts {
             load_attempt(&mut reader, attempt);
         }
-        self.seat_all(&mut reader, open, now_ms);
+        reader.window.scanned_to(read_to);
+        let marked = marked.into_iter().map(|(dot, mark)| (mark.hlc, dot));
+        self.seat_all(&mut reader, marked.chain(head), now_ms);
         reader
     }
 
-    fn seat_all(&self, reader: &mut Reader, open: Vec<Place>, now_ms: u64) {
+    /// What a reader has open of the messages with times or a group.
+    fn marked(&self, reader: &Reader) -> Vec<(Dot, Mark)> {
+        if reader.open_count < self.marks.len() as u64 {
+            let of = |dot| self.marks.get(&dot).map(|mark| (dot, *mark));
+            return reader.open.iter().filter_map(of).collect();
+        }
+        let is_open = |(dot, _): &(&Dot, &Mark)| reader.open.contains(**dot);
+        self.marks.iter().filter(is_open).map(|(dot, mark)| (*dot, *mark)).collect()
+    }
+
+    fn seat_all(&self, reader: &mut Reader, places: impl Iterator<Item = Place>, now_ms: u64) {
         // The dead first: they hold nobody back.
         let dead: Vec<Place> = reader
             .attempts
@@ -142,17 +156,13 @@ impl Stream {
         for place in dead {
             reader.leave_group(place, self.marks.get(&place.1));
         }
-        let mut ready = Vec::new();
-        for place in open {
-            let mark = self.marks.get(&place.1);
-            // Most messages have neither: they are ready.
-            let plain = mark.is_none() && !reader.attempts.contains_key(&place.1);
-            let is_ready = plain || reader.seat(place, None, mark, now_ms);
-            if is_ready {
-                ready.push(place);
-            }
+        // All but the ready ones have marks or attempts; what is ready behind the head is read when
+        // it is its turn.
+        let attempted = reader.attempts.values().map(|live| live.attempt.place);
+        let attempted: Vec<Place> = attempted.collect();
+        for place in attempted.into_iter().chain(places) {
+            reader.seat(place, None, self.marks.get(&place.1), now_ms);
         }
-        reader.window = Window::of(ready.into_iter());
     }
 }
 

@@ -28,6 +28,7 @@ pub use leasing::{Picked, held_ms};
 pub use loading::{Loaded, LoadedReader};
 pub use reader::{Mark, Standing};
 pub use repair::{KeyedFact, KeyedWindow, Repaired, Summary};
+pub use sizes::Sizes;
 pub use storing::Bounds;
 
 use super::filter::matches;
@@ -44,7 +45,6 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use identities::Identities;
 use reader::Reader;
 use serde::{Deserialize, Serialize};
-use sizes::Sizes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::sync::Arc;
@@ -274,6 +274,12 @@ impl Stream {
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.sizes.total()
+    }
+
+    /// The sizes of all messages.
+    #[must_use]
+    pub fn sizes(&self) -> &Sizes {
+        &self.sizes
     }
 
     /// Times and groups remembered.

@@ -20,19 +20,6 @@ pub struct Window {
 }
 
 impl Window {
-    /// A window over the ready places of a stream, rising; what does not fit stays on disk.
-    pub(super) fn of(ready: impl Iterator<Item = Place>) -> Self {
-        let mut window = Self::default();
-        for place in ready {
-            if window.ready.len() == limits::WINDOW_MESSAGES_MAX {
-                window.scanned = window.last();
-                break;
-            }
-            window.ready.insert(place, None);
-        }
-        window
-    }
-
     /// The places that wait in memory, rising.
     pub(super) fn places(&self) -> impl Iterator<Item = Place> + '_ {
         self.ready.keys().copied()

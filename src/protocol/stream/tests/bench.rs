@@ -146,7 +146,9 @@ impl Bench {
             readers.entry(*id).or_default().meta = meta.clone();
         }
         for (id, place) in &self.open {
-            readers.entry(*id).or_default().open.push(*place);
+            let reader = readers.entry(*id).or_default();
+            reader.open.insert(place.1);
+            reader.head.push(*place);
         }
         for ((id, requester), row) in &self.grants {
             readers.entry(*id).or_default().grants.push((*requester, row.clone()));
@@ -154,10 +156,15 @@ impl Bench {
         for ((id, _), attempt) in &self.attempts {
             readers.entry(*id).or_default().attempts.push(*attempt);
         }
+        let mut sizes = Sizes::default();
+        self.messages.iter().for_each(|(place, bytes)| sizes.insert(place.1, bytes.len()));
+        if self.kind == StreamKind::Queue {
+            readers.entry(Q).or_default().head = self.messages.keys().copied().collect();
+        }
         let loaded = Loaded {
             meta: self.meta.clone(),
             set: self.set.clone(),
-            places: self.messages.iter().map(|(p, bytes)| (*p, bytes.len())).collect(),
+            sizes,
             marks: self.marks.iter().map(|(dot, mark)| (*dot, *mark)).collect(),
             identities: self.identities.iter().map(|(id, it)| (*id, *it)).collect(),
             readers,
