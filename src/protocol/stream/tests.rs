@@ -14,7 +14,9 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 mod bench;
+mod groups;
 mod journeys;
+mod model;
 
 #[test]
 fn r10_dots_are_dense_and_a_new_boot_mints_under_its_own_number() {
