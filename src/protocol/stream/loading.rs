@@ -118,6 +118,10 @@ impl Stream {
         for attempt in attempts {
             load_attempt(&mut reader, attempt);
         }
+        let held: Vec<Attempt> = reader.attempts.values().map(|live| live.attempt).collect();
+        for attempt in held.iter().filter(|attempt| attempt.is_held(now_ms)) {
+            reader.goes_out(attempt, self.marks.get(&attempt.place.1), now_ms);
+        }
         self.seat_all(&mut reader, open, now_ms);
         reader
     }

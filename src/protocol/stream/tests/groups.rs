@@ -71,12 +71,13 @@ impl Run {
         for item in got {
             for mate in self.mates(item.place) {
                 let standing = self.bench.stream.standing(Q, mate, self.now);
-                // Those out of it: settled (a purge leaves rows for a while) and dead.
-                let is_out = matches!(standing, Standing::Settled | Standing::Dead);
+                let attempt = self.bench.stream.attempt(Q, mate.1);
+                // Those out of it: settled (a purge leaves rows for a while), and the dead, whose
+                // time may be over meanwhile.
+                let is_dead = attempt.is_some_and(|attempt| attempt.death.is_some());
+                let is_out = standing == Standing::Settled || is_dead;
                 assert!(is_out || mate > item.place, "before its turn: {standing:?}");
-                let holds = standing == Standing::Leased
-                    && self.bench.stream.attempt(Q, mate.1).unwrap().death.is_none();
-                assert!(!holds, "two of a group at a time");
+                assert!(standing != Standing::Leased || is_dead, "two of a group at a time");
             }
         }
     }
