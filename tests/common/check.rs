@@ -28,6 +28,8 @@ pub enum Event {
 #[derive(Debug, Default)]
 pub struct History {
     events: Mutex<Vec<Event>>,
+    /// The ids by which messages were called.
+    ids: Mutex<BTreeMap<String, BTreeSet<String>>>,
     grown: tokio::sync::Notify,
 }
 
@@ -35,6 +37,11 @@ impl History {
     pub fn note(&self, event: Event) {
         self.events.lock().unwrap().push(event);
         self.grown.notify_waiters();
+    }
+
+    /// An answer calls a message, at a place, by this id.
+    pub fn note_id(&self, message: String, id: &str) {
+        self.ids.lock().unwrap().entry(message).or_default().insert(id.to_owned());
     }
 
     pub fn len(&self) -> usize {
@@ -60,7 +67,9 @@ impl History {
 
     /// Judges it by way of the file format, so that what is written is what is judged.
     pub fn verdict(&self) -> Verdict {
-        check(&read(&write(&self.events.lock().unwrap())).unwrap())
+        let mut verdict = check(&read(&write(&self.events.lock().unwrap())).unwrap());
+        verdict.renamed = renamed(&self.ids.lock().unwrap());
+        verdict
     }
 }
 
@@ -225,8 +234,14 @@ pub struct Verdict {
     pub refused_but_came: BTreeSet<String>,
     /// Delivered by a receive invoked after its acknowledgement was answered (C-ACK).
     pub back_after_ack: BTreeSet<String>,
-    /// Delivered with a fence not above an earlier one's (C-ATTEMPT).
+    /// Delivered with the fence of another delivery, or by a receive invoked after a delivery
+    /// whose fence was higher (C-ATTEMPT).
     pub fence_fell: BTreeSet<String>,
+    /// Acknowledged to the sender, and in the end nobody has tried to acknowledge or to delete it
+    /// (C-CONS).
+    pub left: BTreeSet<String>,
+    /// Called by two ids at one place: two messages [G8, G15].
+    pub renamed: BTreeSet<String>,
     /// Acknowledged sends.
     pub sent: usize,
     /// Deliveries.
@@ -246,6 +261,8 @@ impl Verdict {
             &self.refused_but_came,
             &self.back_after_ack,
             &self.fence_fell,
+            &self.left,
+            &self.renamed,
         ];
         assert!(wrong.iter().all(|set| set.is_empty()), "{run}: {self:?}");
     }
@@ -264,7 +281,8 @@ pub fn check(history: &[Event]) -> Verdict {
     let (mut sending, mut sent, mut refused) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     let (mut delivered, mut acking) = (BTreeSet::new(), BTreeSet::new());
     let mut acked: BTreeMap<&str, usize> = BTreeMap::new();
-    let mut fences: BTreeMap<&str, i64> = BTreeMap::new();
+    // By message: when its deliveries were answered, and with which fence.
+    let mut fences: BTreeMap<&str, Vec<(usize, i64)>> = BTreeMap::new();
     for (at, event) in history.iter().enumerate() {
         match event {
             Event::Sending { body } => {
@@ -285,26 +303,39 @@ pub fn check(history: &[Event]) -> Verdict {
                 if acked.get(body.as_str()).is_some_and(|acked| invoked > acked) {
                     verdict.back_after_ack.insert(body.clone());
                 }
-                if fences.insert(body, *fence).is_some_and(|earlier| earlier >= *fence) {
+                let earlier = fences.entry(body).or_default();
+                // Answers of receives that overlapped may come in either order.
+                let falls = |(answered, other): &(usize, i64)| {
+                    other == fence || (answered < invoked && other > fence)
+                };
+                if earlier.iter().any(falls) {
                     verdict.fence_fell.insert(body.clone());
                 }
+                earlier.push((at, *fence));
             }
-            Event::Acking { body } => {
+            Event::Acking { body } | Event::AckLost { body } => {
                 acking.insert(body.as_str());
             }
             Event::Acked { body } => {
+                acking.insert(body.as_str());
                 acked.entry(body).or_insert(at);
             }
-            Event::AckLost { .. } => {}
         }
     }
-    verdict.lost = sent.difference(&delivered).map(|body| (*body).to_owned()).collect();
+    let ended: BTreeSet<&str> = delivered.union(&acking).copied().collect();
+    verdict.lost = sent.difference(&ended).map(|body| (*body).to_owned()).collect();
+    verdict.left = sent.difference(&acking).map(|body| (*body).to_owned()).collect();
     verdict.refused_but_came =
         refused.intersection(&delivered).map(|body| (*body).to_owned()).collect();
     verdict.sent = sent.len();
     verdict.acked = acked.len();
     verdict.recovered = delivered.difference(&sent).count();
     verdict
+}
+
+/// Messages that were called by more than one id.
+fn renamed(ids: &BTreeMap<String, BTreeSet<String>>) -> BTreeSet<String> {
+    ids.iter().filter(|(_, ids)| ids.len() > 1).map(|(message, _)| message.clone()).collect()
 }
 
 #[cfg(test)]
@@ -341,6 +372,21 @@ mod tests {
         assert_eq!(check(&back).back_after_ack.len(), 1);
         back.push(delivered("a", 3, 4));
         assert_eq!(check(&back).fence_fell.len(), 1);
+        let mut fell = vec![event("sending", "a"), delivered("a", 2, 1)];
+        fell.push(delivered("a", 1, 1));
+        assert!(check(&fell).fence_fell.is_empty(), "these receives overlapped");
+        fell.push(delivered("a", 1, 3));
+        assert_eq!(check(&fell).fence_fell.len(), 1);
+        let mut left = vec![event("sending", "a"), event("sent", "a"), delivered("a", 1, 2)];
+        assert_eq!((check(&left).left.len(), check(&left).lost.len()), (1, 0));
+        left.push(Event::Acking { body: "a".to_owned() });
+        assert!(check(&left).left.is_empty());
+        let history = History::default();
+        history.note_id("q a".to_owned(), "x");
+        history.note_id("q a".to_owned(), "x");
+        assert!(history.verdict().renamed.is_empty());
+        history.note_id("q a".to_owned(), "y");
+        assert_eq!(history.verdict().renamed.len(), 1);
         assert_eq!(check(&read(&write(&back)).unwrap()), check(&back));
     }
 

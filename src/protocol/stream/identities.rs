@@ -15,7 +15,14 @@ pub struct Identity {
     pub hlc: Hlc,
     /// The replica's service clock when it was stored, in ms: its window counts from here.
     pub received_ms: u64,
-    /// A copy made by a link: it is remembered as long as its source may come again.
+    /// A copy made by a link. It is never forgotten, as nobody here knows when its source cannot
+    /// come again. Time is no rule: what waits behind an obstacle, or on a node that is down, is
+    /// copied again however long ago the first copy was made. The row does not name its source, a
+    /// hash, so the source cannot be asked; and a word from the source after its settlement is lost
+    /// in a crash between the two, for ever, as nobody copies a settled message again. What is
+    /// needed: source stream, reader and dot in the row; the source asked, once the window is over,
+    /// whether the dot is settled there (by all its replicas); and no copying under way that began
+    /// before that. Until then the table counts these rows against its bound [F1].
     pub is_copy: bool,
 }
 

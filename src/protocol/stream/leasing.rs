@@ -50,6 +50,9 @@ impl Stream {
             }
             let payload = reader.unseat(place);
             ready += usize::from(reader.seat(place, payload, mark, now_ms));
+            if let Some(head) = reader.comes_back(place, mark) {
+                ready += usize::from(reader.seat(head, None, self.marks.get(&head.1), now_ms));
+            }
         }
         ready
     }
@@ -351,6 +354,7 @@ impl Stream {
         if grant.is_none() {
             changes.push(Change::PutAttempt(id, dot, attempt));
         }
+        reader.goes_out(&attempt, self.marks.get(&dot), now_ms);
         self.reseat(id, place, now_ms);
     }
 
@@ -360,7 +364,13 @@ impl Stream {
         let mark = self.marks.get(&place.1);
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.seat(place, None, mark, now_ms);
-        if reader.standing(place, mark, now_ms) == Standing::Dead
+        let standing = reader.standing(place, mark, now_ms);
+        if standing != Standing::Leased
+            && let Some(head) = reader.comes_back(place, mark)
+        {
+            reader.seat(head, None, self.marks.get(&head.1), now_ms);
+        }
+        if standing == Standing::Dead
             && let Some(next) = reader.leave_group(place, mark)
         {
             reader.seat(next, None, self.marks.get(&next.1), now_ms);

@@ -131,6 +131,10 @@ impl Stream {
         }
         reader.window.scanned_to(read_to);
         let marked = marked.into_iter().map(|(dot, mark)| (mark.hlc, dot));
+        let held: Vec<Attempt> = reader.attempts.values().map(|live| live.attempt).collect();
+        for attempt in held.iter().filter(|attempt| attempt.is_held(now_ms)) {
+            reader.goes_out(attempt, self.marks.get(&attempt.place.1), now_ms);
+        }
         self.seat_all(&mut reader, marked.chain(head), now_ms);
         reader
     }

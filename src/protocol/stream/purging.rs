@@ -213,6 +213,7 @@ impl Reader {
             places.retain(|place| open.contains(place.1));
         }
         self.groups.retain(|_, places| !places.is_empty());
+        self.out.retain(|_, dot| open.contains(*dot));
         let gone: Vec<Dot> =
             self.attempts.keys().copied().filter(|dot| !open.contains(*dot)).collect();
         for dot in gone {

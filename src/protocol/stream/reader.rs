@@ -95,6 +95,9 @@ pub(super) struct Reader {
     pub(super) doomed: BTreeSet<Place>,
     /// Places of the living of each group, for a reader that keeps groups in order.
     pub(super) groups: BTreeMap<GroupHash, BTreeSet<Place>>,
+    /// The living message of each group that was leased last: while that lease runs, no other of
+    /// the group is handed out, not even an older one that came back from the dead [F25].
+    pub(super) out: BTreeMap<GroupHash, Dot>,
     pub(super) window: Window,
     /// Settled by a purge whose rows are still being removed.
     pub(super) purged: DotSet,
@@ -118,6 +121,7 @@ impl Reader {
             dead: BTreeSet::new(),
             doomed: BTreeSet::new(),
             groups: BTreeMap::new(),
+            out: BTreeMap::new(),
             window: Window::default(),
             purged: DotSet::new(),
         }
@@ -178,7 +182,7 @@ impl Reader {
         if self.due_ms(dot, mark) > now_ms {
             return Standing::Delayed;
         }
-        if self.is_blocked(place, mark) { Standing::Blocked } else { Standing::Ready }
+        if self.is_blocked(place, mark, now_ms) { Standing::Blocked } else { Standing::Ready }
     }
 
     /// From when on a message is due, on the service clock; 0: from the beginning.
@@ -188,10 +192,40 @@ impl Reader {
         delayed.max(paused)
     }
 
-    fn is_blocked(&self, place: Place, mark: Option<&Mark>) -> bool {
+    /// Whether another message of its group goes first, or is out.
+    pub(super) fn is_blocked(&self, place: Place, mark: Option<&Mark>, now_ms: u64) -> bool {
+        let Some(group) = mark.and_then(|mark| mark.group).filter(|_| self.rules.is_grouped) else {
+            return false;
+        };
+        let head = self.groups.get(&group).and_then(BTreeSet::first);
+        let out = self.out.get(&group).filter(|out| **out != place.1);
+        let held = |out: &Dot| self.attempts.get(out).is_some_and(|it| it.attempt.is_held(now_ms));
+        head.is_some_and(|head| *head < place) || out.is_some_and(held)
+    }
+
+    /// A message goes out; the dead among them are of no group. Nor does what the broker takes to
+    /// drop it, while another is out, stand for its group.
+    pub(super) fn goes_out(&mut self, attempt: &Attempt, mark: Option<&Mark>, now_ms: u64) {
         let group = mark.and_then(|mark| mark.group).filter(|_| self.rules.is_grouped);
-        let head = group.and_then(|group| self.groups.get(&group)).and_then(BTreeSet::first);
-        head.is_some_and(|head| *head < place)
+        if let (Some(group), Hold::Leased { .. }, None) = (group, attempt.hold, attempt.death) {
+            let out = self.out.get(&group).and_then(|out| self.attempts.get(out));
+            if out.is_some_and(|it| it.attempt.is_held(now_ms)) {
+                return;
+            }
+            self.out.insert(group, attempt.place.1);
+        }
+    }
+
+    /// A message is not out any more. The head of its group, if that waited for this: the caller
+    /// seats it.
+    pub(super) fn comes_back(&mut self, place: Place, mark: Option<&Mark>) -> Option<Place> {
+        let group = mark?.group?;
+        if self.out.get(&group) != Some(&place.1) {
+            return None;
+        }
+        self.out.remove(&group);
+        let head = self.groups.get(&group)?.first().copied();
+        head.filter(|head| *head != place)
     }
 
     /// Puts a message where it belongs now; tells whether that is the window.
@@ -256,6 +290,7 @@ impl Reader {
     /// A message is done with, or dead: the next of its group is free. That one's place, if there
     /// is one that waited for this: the caller seats it.
     pub(super) fn leave_group(&mut self, place: Place, mark: Option<&Mark>) -> Option<Place> {
+        let back = self.comes_back(place, mark);
         let group = mark?.group?;
         let places = self.groups.get_mut(&group)?;
         let was_head = places.first() == Some(&place);
@@ -264,7 +299,7 @@ impl Reader {
         if next.is_none() {
             self.groups.remove(&group);
         }
-        next.filter(|_| was_head)
+        next.filter(|_| was_head || back.is_some())
     }
 
     /// A message leaves its grant's row; a row that carries none is removed, and its counter

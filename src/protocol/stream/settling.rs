@@ -64,6 +64,15 @@ impl Stream {
         }
         let open = self.is_open(id, dot);
         let settled = self.is_known(dot) && !open;
+        // A lease that lapsed is not taken up again over one of its group that goes before it.
+        if matches!(item.action, SettleAction::Extend { .. })
+            && self.readers.get(&id).is_some_and(|reader| {
+                let held = reader.attempts.get(&dot).is_some_and(|it| it.attempt.is_held(now_ms));
+                !held && reader.is_blocked(item.place, self.marks.get(&dot), now_ms)
+            })
+        {
+            return SettleVote::Lost;
+        }
         judge_settle(self.attempt(id, dot), open, settled, item, now_ms)
     }
 
@@ -246,6 +255,7 @@ impl Stream {
         }
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.unseat(place);
+        reader.goes_out(&attempt, self.marks.get(&dot), settling.now_ms);
         let Some(live) = reader.attempts.get_mut(&dot) else { return };
         live.attempt = attempt;
         live.has_row = true;

@@ -14,7 +14,9 @@ use proptest::prelude::*;
 use std::collections::BTreeSet;
 
 mod bench;
+mod groups;
 mod journeys;
+mod model;
 mod replicas;
 
 #[test]
