@@ -8,7 +8,7 @@ use super::coordinator::{Coordinator, StreamRef};
 use super::opening::{OpenMessage, Opened};
 use super::scan;
 use super::settling::Settled;
-use super::stream_cell::{Bell, StreamCell};
+use super::stream_cell::{Bell, Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
@@ -66,6 +66,14 @@ pub struct Wanted {
     pub retention_ms: u64,
 }
 
+impl Wanted {
+    /// Which messages are wanted.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        if self.from_dead { Side::Dead } else { Side::Ready }
+    }
+}
+
 /// A won lease, as its holder sees it.
 #[derive(Clone, Copy, Debug)]
 pub struct Lease {
@@ -110,6 +118,7 @@ pub(super) struct Picked {
     pub(super) cell: Arc<StreamCell>,
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) reader: SubscriptionId,
+    pub(super) side: Side,
     pub(super) messages: Vec<PickedMessage>,
 }
 
@@ -128,7 +137,7 @@ impl Drop for Picked {
                 stream.unpick(reader, place, payload.filter(|_| keep), now_ms);
             }
         });
-        self.cell.ring(reader, count);
+        self.cell.ring(reader, self.side, count);
     }
 }
 
@@ -165,12 +174,13 @@ impl Drop for Granted {
 pub struct Listening {
     cell: Arc<StreamCell>,
     reader: SubscriptionId,
+    side: Side,
     bell: Arc<Bell>,
     coordinator: Arc<Coordinator>,
 }
 
 impl Listening {
-    /// The bell that rings when messages become ready.
+    /// The bell that rings when messages come.
     #[must_use]
     pub fn bell(&self) -> &tokio::sync::Notify {
         &self.bell.news
@@ -182,7 +192,7 @@ impl Drop for Listening {
         self.bell.waiting.fetch_sub(1, Ordering::Relaxed);
         self.coordinator.listeners.fetch_sub(1, Ordering::Relaxed);
         // The bell may have rung for this one, which leaves: whoever waits behind looks instead.
-        self.cell.ring(self.reader, 1);
+        self.cell.ring(self.reader, self.side, 1);
         metrics::gauge!("tertulia_receivers_waiting").decrement(1.0);
     }
 }
@@ -196,13 +206,14 @@ impl Coordinator {
         self: &Arc<Self>,
         stream: &StreamRef,
         reader: SubscriptionId,
+        side: Side,
     ) -> Result<Listening, Refusal> {
         let cell = self.parts.replica.cell(stream.generation).await?;
-        let bell = cell.bell(reader);
+        let bell = cell.bell(reader, side);
         bell.waiting.fetch_add(1, Ordering::Relaxed);
         self.listeners.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("tertulia_receivers_waiting").increment(1.0);
-        Ok(Listening { cell, reader, bell, coordinator: self.clone() })
+        Ok(Listening { cell, reader, side, bell, coordinator: self.clone() })
     }
 
     /// How many receivers listen.
@@ -229,8 +240,9 @@ impl Coordinator {
         loop {
             let picked = if wanted.max == 0 {
                 // Paused: nothing is looked for.
-                let (cell, coordinator, reader) = (cell.clone(), self.clone(), wanted.reader);
-                Picked { cell, coordinator, reader, messages: Vec::new() }
+                let (cell, coordinator) = (cell.clone(), self.clone());
+                let (reader, side) = (wanted.reader, wanted.side());
+                Picked { cell, coordinator, reader, side, messages: Vec::new() }
             } else {
                 self.pick(&cell, stream, wanted).await?
             };
@@ -240,7 +252,7 @@ impl Coordinator {
                 return self.grant(opened, stream, wanted, began_ms).await;
             }
             // All that was found was over: there may be more behind it.
-            if !found || wanted.from_dead {
+            if !found {
                 let (coordinator, stream) = (self.clone(), stream.clone());
                 let (reader, deliveries) = (wanted.reader, Vec::new());
                 return Ok(Granted { coordinator, stream, reader, deliveries, is_repeat: false });
@@ -254,7 +266,7 @@ impl Coordinator {
         stream: &StreamRef,
         wanted: &Wanted,
     ) -> Result<Picked, ReceiveError> {
-        let reader = wanted.reader;
+        let (reader, side) = (wanted.reader, wanted.side());
         let take = || {
             self.parts.replica.decide(cell, reader, |state, now_ms| {
                 let room = wanted.in_flight_max.saturating_sub(state.in_flight(reader));
@@ -263,9 +275,8 @@ impl Coordinator {
                     return Err(ReceiveError::InFlightLimit);
                 }
                 let max = wanted.max.min(room);
-                if wanted.from_dead {
-                    let dead = state.dead(reader, None, max);
-                    return Ok((dead.into_iter().map(|place| (place, None)).collect(), false));
+                if side == Side::Dead {
+                    return Ok((state.pick_dead(reader, max), false));
                 }
                 let messages = state.pick(reader, max, now_ms);
                 let dry = messages.is_empty() && state.unread_after(reader).is_some();
@@ -276,7 +287,7 @@ impl Coordinator {
             let (messages, dry) = take()?;
             let (cell, coordinator) = (cell.clone(), self.clone());
             if !dry {
-                return Ok(Picked { cell, coordinator, reader, messages });
+                return Ok(Picked { cell, coordinator, reader, side, messages });
             }
             self.refill(&cell, stream, reader).await.map_err(ReceiveError::Refused)?;
         }
@@ -289,7 +300,7 @@ impl Coordinator {
         stream: &StreamRef,
         reader: SubscriptionId,
     ) -> Result<(), Refusal> {
-        let bell = cell.bell(reader);
+        let bell = cell.bell(reader, Side::Ready);
         let _one = bell.refilling.lock().await;
         let (after, ready, stored) =
             cell.decide(|s| (s.unread_after(reader), s.has_ready(reader), s.stored()));
@@ -309,7 +320,7 @@ impl Coordinator {
             let last = places.last().copied().unwrap_or(after);
             state.refill(reader, &places, (!at_end).then_some(last), now_ms)
         });
-        cell.ring(reader, ready);
+        cell.ring(reader, Side::Ready, ready);
         Ok(())
     }
 
@@ -329,7 +340,10 @@ impl Coordinator {
             reader,
             requester: wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng)),
             holder: wanted.holder.clone(),
-            purpose: if wanted.from_dead { Purpose::DeliverDead } else { Purpose::Deliver },
+            purpose: match wanted.side() {
+                Side::Ready => Purpose::Deliver,
+                Side::Dead => Purpose::DeliverDead,
+            },
             counter: 0,
             duration_ms,
             dots: opened.messages.iter().map(bare).collect(),

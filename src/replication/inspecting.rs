@@ -5,7 +5,7 @@ use super::opening::{Found, open};
 use super::peers::CallError;
 use super::scan;
 use super::settling::Settled;
-use super::stream_cell::StreamCell;
+use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::seams::blocking;
 use crate::crdt::context::DotSet;
@@ -110,6 +110,10 @@ struct Facts {
     death: Option<Death>,
 }
 
+fn waiting(cell: &StreamCell, reader: SubscriptionId, side: Side) -> usize {
+    cell.bell(reader, side).waiting.load(Ordering::Relaxed)
+}
+
 fn facts(cell: &StreamCell, reader: SubscriptionId, places: &[Place], now_ms: u64) -> Vec<Facts> {
     cell.decide(|state| {
         let of = |place: &Place| {
@@ -192,7 +196,7 @@ impl Coordinator {
             dead: counts.dead,
             bytes: counts.bytes,
             oldest_age_ms,
-            waiting: cell.bell(reader).waiting.load(Ordering::Relaxed),
+            waiting: Side::ALL.map(|side| waiting(&cell, reader, side)).iter().sum(),
         })
     }
 

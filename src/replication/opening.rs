@@ -60,7 +60,8 @@ impl Coordinator {
         picked.messages = rest;
         let back = messages.iter().map(|m| (m.place, Some(m.kept.clone()))).collect();
         let (cell, coordinator, reader) = (picked.cell.clone(), self.clone(), wanted.reader);
-        Opened { messages, picked: Picked { cell, coordinator, reader, messages: back } }
+        let side = wanted.side();
+        Opened { messages, picked: Picked { cell, coordinator, reader, side, messages: back } }
     }
 
     /// A message that is present and does not open is a hole. One that was settled meanwhile is

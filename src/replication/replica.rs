@@ -8,7 +8,7 @@ use super::lapses::Lapses;
 use super::rows::{ROW_BYTES, row_ops};
 use super::rules;
 use super::scan;
-use super::stream_cell::{LeftOver, MemoryBudget, StreamCell};
+use super::stream_cell::{LeftOver, MemoryBudget, Side, StreamCell};
 use crate::base::clock::ServiceClock;
 use crate::base::hlc::HlcClock;
 use crate::base::ids::{Boot, Generation, NodeId, SubscriptionId};
@@ -166,18 +166,21 @@ impl Replica {
     ) -> T {
         let now_ms = self.parts.service.now_ms();
         let rules = rules::reader(&self.parts.catalog, cell.generation, reader);
-        let (result, ready, doomed, next) = cell.decide(|stream| {
+        let (result, ready, dead, doomed, next) = cell.decide(|stream| {
             stream.govern(reader, rules);
             let before = stream.counts(reader);
             stream.wake(reader, now_ms);
             let result = decide(stream, now_ms);
             let after = stream.counts(reader);
             let ready = after.ready.saturating_sub(before.ready);
+            let dead = after.dead.saturating_sub(before.dead);
             // What died may have to leave for another queue.
-            let left = stream.has_doomed(reader) || after.dead > before.dead;
-            (result, ready, left, stream.next_wake_ms())
+            let left = stream.has_doomed(reader) || dead > 0;
+            (result, ready, dead, left, stream.next_wake_ms())
         });
-        cell.ring(reader, usize::try_from(ready).unwrap_or(usize::MAX));
+        for (side, count) in [(Side::Ready, ready), (Side::Dead, dead)] {
+            cell.ring(reader, side, usize::try_from(count).unwrap_or(usize::MAX));
+        }
         if doomed {
             cell.note_left_over();
         }

@@ -29,6 +29,7 @@ use tertulia::replication::peers::{
 use tertulia::replication::replica::{Replica, ReplicaParts};
 use tertulia::replication::sending::{Outgoing, Sender, Stored};
 use tertulia::replication::settling::Settled;
+use tertulia::replication::stream_cell::Side;
 use tertulia::rpc;
 use tertulia::security::keys::{ClusterSecret, DataKey, Keys};
 use tertulia::store::{RowOp, Store, StoreOptions, Table};
@@ -279,8 +280,12 @@ impl Three {
         max: usize,
         lease_ms: u64,
     ) -> Vec<Delivery> {
-        let listening =
-            self.0.coordinator.listen(&self.0.stream, SubscriptionId::QUEUE).await.unwrap();
+        let listening = self
+            .0
+            .coordinator
+            .listen(&self.0.stream, SubscriptionId::QUEUE, Side::Ready)
+            .await
+            .unwrap();
         let wait = async {
             loop {
                 let news = listening.bell().notified();

@@ -88,6 +88,9 @@ pub(super) struct Reader {
     /// Ends of messages with a time to live.
     pub(super) ends: BTreeSet<(u64, Dot)>,
     pub(super) dead: BTreeSet<Place>,
+    /// Those of the dead that a receiver has picked: until they are granted or put back, they are
+    /// nobody else's.
+    pub(super) picked_dead: BTreeSet<Place>,
     /// Expired, or failed too often: never handed out, left to the broker to drop or bury.
     pub(super) doomed: BTreeSet<Place>,
     /// Places of the living of each group, for a reader that keeps groups in order.
@@ -113,6 +116,7 @@ impl Reader {
             waits: Waits::default(),
             ends: BTreeSet::new(),
             dead: BTreeSet::new(),
+            picked_dead: BTreeSet::new(),
             doomed: BTreeSet::new(),
             groups: BTreeMap::new(),
             window: Window::default(),
@@ -240,6 +244,7 @@ impl Reader {
         }
         self.waits.remove(dot);
         self.dead.remove(&place);
+        self.picked_dead.remove(&place);
         self.doomed.remove(&place);
         self.window.remove(place).flatten()
     }
