@@ -420,17 +420,25 @@ impl<'a> ApiExtractor<'a> for IfMatch {
 /// The header `Idempotency-Key`: names a request, so that its repeat is known.
 pub struct IdempotencyKey(pub Option<String>);
 
+impl IdempotencyKey {
+    /// Whether a request may be named so.
+    pub(super) fn is_fit(key: &[u8]) -> bool {
+        (1..=limits::KEY_CHARS_MAX).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic)
+    }
+
+    /// What a key has to be.
+    pub(super) fn rule() -> String {
+        format!("one key of 1 to {} visible ASCII characters", limits::KEY_CHARS_MAX)
+    }
+}
+
 /// The key, if the header's values are one.
 fn parse_key(values: &[&[u8]]) -> Result<Option<String>, Problem> {
-    let is_visible = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_graphic);
     match values {
         [] => Ok(None),
-        [key] if (1..=limits::KEY_CHARS_MAX).contains(&key.len()) && is_visible(key) => {
-            Ok(Some(String::from_utf8_lossy(key).into_owned()))
-        }
+        [key] if IdempotencyKey::is_fit(key) => Ok(Some(String::from_utf8_lossy(key).into_owned())),
         _ => {
-            let max = limits::KEY_CHARS_MAX;
-            let message = format!("one key of 1 to {max} visible ASCII characters");
+            let message = IdempotencyKey::rule();
             Err(Problem::invalid("header.Idempotency-Key", message, "pattern"))
         }
     }
