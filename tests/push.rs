@@ -298,7 +298,18 @@ async fn a_websocket_does_what_the_routes_do() {
     assert_eq!((status, &problem["code"]), (409, &json!("lease-lost")));
     assert!(!problem["request_id"].as_str().unwrap().is_empty());
     assert_eq!(socket.ask(json!({ "op": "unsubscribe", "consumer": consumer })).await.0, 204);
-    assert_eq!(socket.ask(json!({ "op": "ack", "receipt": b["receipt"] })).await.0, 204);
+    let mut poison = json!({ "op": "release", "receipt": b["receipt"], "outcome": "poison" });
+    poison["reason"] = "r".repeat(1_025).into();
+    let (status, problem) = socket.ask(poison.clone()).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("reason")));
+    poison["reason"] = "the account is closed".into();
+    assert_eq!(socket.ask(poison).await.0, 204);
+    let (_, dead) = node.post("queues/q/leases", &json!({ "from": "dead" })).await;
+    let letter = &dead["messages"][0]["dead_letter"];
+    assert_eq!(
+        (&letter["reason"], &letter["detail"]),
+        (&json!("poison"), &json!("the account is closed"))
+    );
     let credit = json!({ "op": "credit", "consumer": consumer, "credit": 1 });
     assert_eq!(socket.ask(credit).await.1["errors"][0]["field"], "consumer");
 }
@@ -402,9 +413,9 @@ async fn a_websocket_does_no_more_than_the_scopes_of_its_key() {
     let owner = std::mem::replace(&mut node.token, key["secret"].as_str().unwrap().to_owned());
     let mut greeted = node.open(&[]).await.unwrap();
     assert_eq!(greeted.ask(json!({ "op": "hello", "token": node.token })).await.0, 204);
-    let put = node.client.put(node.url("topics/t")).bearer_auth(&owner).json(&json!({}));
+    let put = node.client.put(node.url("topics/news")).bearer_auth(&owner).json(&json!({}));
     assert_eq!(put.send().await.unwrap().status(), 201);
-    let publish = json!({ "op": "publish", "topic": "t", "messages": [{ "body": "a" }] });
+    let publish = json!({ "op": "publish", "topic": "news", "messages": [{ "body": "a" }] });
     assert_eq!(greeted.ask(publish).await.1["code"], "forbidden");
     for mut socket in [node.connect().await, greeted] {
         let send = json!({ "op": "send", "queue": "q", "messages": [{ "body": "x" }] });

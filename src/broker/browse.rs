@@ -252,12 +252,14 @@ impl Broker {
         let here = seen.death.map(|death| DeadLetter {
             queue: reading.address.to_string(),
             reason: death.reason,
+            detail: seen.detail,
             died_ms: death.died_ms,
         });
         let content = seen.content;
         let moved = content.died.map(|died| DeadLetter {
             queue: died.place,
             reason: died.reason,
+            detail: died.detail,
             died_ms: died.died_ms,
         });
         Some(BrowsedMessage {

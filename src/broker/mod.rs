@@ -44,7 +44,7 @@ pub mod topics;
 mod upkeep;
 pub mod users;
 
-pub use crate::message::envelope::{Body, DeathReason};
+pub use crate::message::envelope::{Body, DeathReason, Reason};
 pub use crate::protocol::op::ReleaseOutcome;
 pub use consumers::{Consumer, End, Farewell, SourceName, Window};
 pub use deletions::{Deleted, Messages};

@@ -4,7 +4,7 @@
 
 use super::testing::{broker, user};
 use super::{
-    Action, Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, ReceiveRequest,
+    Action, Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, Reason, ReceiveRequest,
     ReceivedMessage, Refusal, ReleaseOutcome, SendStatus, Settlement, Source, SubscriptionChange,
     TopicChange,
 };
@@ -72,7 +72,7 @@ async fn g2_a_publish_reaches_every_subscription_that_matches_and_no_other() {
     let got = receive(&broker, &ana, sub("sports")).await;
     assert_eq!(texts(&got), ["one"]);
     let receipt = got[0].receipt.clone().unwrap();
-    let ack = vec![Settlement { receipt: receipt.clone(), action: Action::Ack }];
+    let ack = vec![Settlement::new(receipt.clone(), Action::Ack)];
     broker.settle(&ana, sub("sports"), ack.clone()).await.unwrap();
     let other = broker.settle(&ana, sub("all"), ack).await.unwrap();
     assert!(matches!(other[0], super::Verdict::Invalid), "a receipt is of one subscription");
@@ -124,7 +124,7 @@ async fn g15_a_link_puts_exactly_one_copy_into_its_queue_however_often_it_is_for
     assert_eq!(texts(&got), ["goal"]);
     assert_eq!((got[0].topic.as_deref(), got[0].sender.as_str()), (Some("news"), "ana"));
     let receipt = got[0].receipt.clone().unwrap();
-    let ack = vec![Settlement { receipt, action: Action::Ack }];
+    let ack = vec![Settlement::new(receipt, Action::Ack)];
     broker.settle(&ana, Source::Queue("inbox"), ack).await.unwrap();
     let request = ReceiveRequest { max_messages: 1, ..ReceiveRequest::default() };
     let refused = broker.receive(&ana, sub("link"), request, || {}).await.unwrap_err();
@@ -151,7 +151,9 @@ async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
     let got = receive(&broker, &ana, sub("mortal")).await;
     let action = Action::Release { outcome: ReleaseOutcome::Failed, delay_seconds: None };
     let receipt = got[0].receipt.clone().unwrap();
-    broker.settle(&ana, sub("mortal"), vec![Settlement { receipt, action }]).await.unwrap();
+    let reason = Some(Reason("too ill".to_owned()));
+    let settlement = Settlement { reason: reason.clone(), ..Settlement::new(receipt, action) };
+    broker.settle(&ana, sub("mortal"), vec![settlement]).await.unwrap();
     let name = crate::base::names::TopicName::parse("news").unwrap();
     let record = broker.catalog.topic(&name).unwrap();
     let key = crate::protocol::record::RecordKey::new(
@@ -165,7 +167,7 @@ async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
     let got = receive(&broker, &ana, Source::Queue("graves")).await;
     assert_eq!(texts(&got), ["ill"]);
     let died = got[0].dead_letter.clone().unwrap();
-    assert_eq!(died.queue, "news/mortal");
+    assert_eq!((died.queue.as_str(), died.detail), ("news/mortal", reason));
     assert!(receive(&broker, &ana, sub("mortal")).await.is_empty());
 }
 
@@ -189,7 +191,10 @@ async fn r33_a_queue_sends_its_dead_on_and_no_two_queues_send_them_round() {
     let got = receive(&broker, &ana, Source::Queue("work")).await;
     let action = Action::Release { outcome: ReleaseOutcome::Failed, delay_seconds: None };
     let receipt = got[0].receipt.clone().unwrap();
-    broker.settle(&ana, Source::Queue("work"), vec![Settlement { receipt, action }]).await.unwrap();
+    broker
+        .settle(&ana, Source::Queue("work"), vec![Settlement::new(receipt, action)])
+        .await
+        .unwrap();
     let name = crate::base::names::QueueName::parse("work").unwrap();
     let record = broker.catalog.queue(&name).unwrap();
     let key = super::queues::queue_key(&name);

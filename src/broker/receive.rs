@@ -4,7 +4,7 @@ use super::sources::{Reading, Source};
 use super::{Answer, Broker, Caller, Outcome, Refusal};
 use crate::base::ids::RequesterId;
 use crate::base::limits;
-use crate::message::envelope::{Body, DeathReason};
+use crate::message::envelope::{Body, DeathReason, Reason};
 use crate::protocol::op::SettleAction;
 use crate::protocol::record::Right;
 use crate::protocol::stream::MessageId;
@@ -39,6 +39,8 @@ pub struct DeadLetter {
     pub queue: String,
     /// Why.
     pub reason: DeathReason,
+    /// The last reason that a consumer gave for a failure.
+    pub detail: Option<Reason>,
     /// Wall time, in ms.
     pub died_ms: u64,
 }
@@ -213,7 +215,7 @@ impl Broker {
     }
 
     fn received(&self, reading: &Reading, delivery: Delivery, auto_ack: bool) -> ReceivedMessage {
-        let Delivery { header, content, lease, death } = delivery;
+        let Delivery { header, content, lease, death, detail } = delivery;
         let elapsed_ms = self.clock.boottime_ms().saturating_sub(lease.began_ms);
         let remaining_ms = lease.duration_ms.saturating_sub(elapsed_ms);
         let expires_ms = self.clock.wall_ms() + remaining_ms;
@@ -221,11 +223,13 @@ impl Broker {
         let here = death.map(|death| DeadLetter {
             queue: reading.address.to_string(),
             reason: death.reason,
+            detail,
             died_ms: death.died_ms,
         });
         let moved = content.died.map(|died| DeadLetter {
             queue: died.place,
             reason: died.reason,
+            detail: died.detail,
             died_ms: died.died_ms,
         });
         ReceivedMessage {
@@ -299,7 +303,7 @@ mod tests {
         let receipt = got.remove(0).receipt.unwrap();
         let outcome = ReleaseOutcome::Poison;
         let action = Action::Release { outcome, delay_seconds: None };
-        let settled = broker.settle(by, q, vec![Settlement { receipt, action }]).await.unwrap();
+        let settled = broker.settle(by, q, vec![Settlement::new(receipt, action)]).await.unwrap();
         assert!(matches!(settled[0], Verdict::Done { .. }));
     }
 
@@ -380,7 +384,7 @@ mod tests {
         let receipt = got[0].receipt.clone().unwrap();
         let outcome = ReleaseOutcome::HandedBack;
         let action = Action::Release { outcome, delay_seconds: None };
-        let back = vec![Settlement { receipt, action }];
+        let back = vec![Settlement::new(receipt, action)];
         broker.settle(&ana, Source::Queue("q"), back).await.unwrap();
         assert_eq!(soon(second).await.unwrap()[0].id, got[0].id);
     }

@@ -12,7 +12,7 @@ use super::stream_cell::{Bell, Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
-use crate::message::envelope::{Content, Header};
+use crate::message::envelope::{Content, Header, Reason};
 use crate::protocol::lease::Death;
 use crate::protocol::op::{
     Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, Request, SettleAction, SettleItem,
@@ -41,6 +41,8 @@ pub struct Delivery {
     pub lease: Lease,
     /// When and why it died, if it is dead.
     pub death: Option<Death>,
+    /// Why it failed last, if it is dead and somebody said so.
+    pub detail: Option<Reason>,
 }
 
 /// Who wants which messages of a stream, and how.
@@ -234,7 +236,8 @@ impl Coordinator {
         let began_ms = self.parts.clock.boottime_ms();
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await.map_err(ReceiveError::Refused)?;
-        if let Some(granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+        if let Some(mut granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+            self.tell_reasons(&cell, &mut granted).await;
             return Ok(granted);
         }
         loop {
@@ -249,7 +252,9 @@ impl Coordinator {
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
             if !opened.messages.is_empty() {
-                return self.grant(opened, stream, wanted, began_ms).await;
+                let mut granted = self.grant(opened, stream, wanted, began_ms).await?;
+                self.tell_reasons(&cell, &mut granted).await;
+                return Ok(granted);
             }
             // All that was found was over: there may be more behind it.
             if !found {
@@ -373,6 +378,7 @@ impl Coordinator {
             header: m.kept.envelope.header.clone(),
             content: m.content,
             death: deaths.next().flatten(),
+            detail: None,
         };
         let with_payload = LeaseOp {
             dots: opened

@@ -9,7 +9,7 @@ use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::seams::blocking;
 use crate::crdt::context::DotSet;
-use crate::message::envelope::{Content, Header, Kept};
+use crate::message::envelope::{Content, Header, Kept, Reason};
 use crate::protocol::lease::{Death, Hold};
 use crate::protocol::op::{Answer, Refusal, Request, SettleAction, SettleItem, SubscriptionOp};
 use crate::protocol::quorum::Tally;
@@ -77,6 +77,8 @@ pub struct Seen {
     pub held_by: Option<String>,
     /// When and why it died.
     pub death: Option<Death>,
+    /// Why it failed last, if it is dead and somebody said so.
+    pub detail: Option<Reason>,
     /// When it is dropped, in ms from now.
     pub expires_in_ms: u64,
 }
@@ -152,6 +154,7 @@ impl Facts {
             due_in_ms: self.due_ms.map(|at| at.saturating_sub(now_ms)),
             held_by: self.held_by,
             death: self.death,
+            detail: None,
             expires_in_ms: kept.ends_ms(retention_ms).saturating_sub(now_ms),
         }
     }
@@ -263,7 +266,10 @@ impl Coordinator {
             found.truncate(browse.limit);
             (after, is_end) = (found.last().map(|facts| facts.place), false);
         }
-        self.open_seen(stream, found, browse, retention_ms, (after, is_end)).await
+        let opening = self.open_seen(stream, found, browse, retention_ms, (after, is_end));
+        let mut browsed = opening.await?;
+        self.add_reasons(&cell, stream, reader, &mut browsed.items).await;
+        Ok(browsed)
     }
 
     async fn open_seen(
@@ -322,7 +328,26 @@ impl Coordinator {
         let facts = facts(&cell, reader, &[place], now_ms).pop();
         let (Some(Found::Here(kept)), Some(facts)) = (found, facts) else { return Ok(None) };
         let content = open(stream, &kept.envelope);
-        Ok(content.map(|content| facts.seen(&kept, content, now_ms, retention_ms)))
+        let seen = content.map(|content| facts.seen(&kept, content, now_ms, retention_ms));
+        let mut seen: Vec<Seen> = seen.into_iter().collect();
+        self.add_reasons(&cell, stream, reader, &mut seen).await;
+        Ok(seen.pop())
+    }
+
+    /// Adds to the dead why they failed.
+    async fn add_reasons(
+        &self,
+        cell: &StreamCell,
+        stream: &StreamRef,
+        reader: SubscriptionId,
+        seen: &mut [Seen],
+    ) {
+        let mut dead: Vec<&mut Seen> = seen.iter_mut().filter(|it| it.death.is_some()).collect();
+        let dots = dead.iter().map(|it| it.place.1).collect();
+        let reasons = self.reasons(cell, stream, reader, dots).await;
+        for (seen, reason) in dead.iter_mut().zip(reasons) {
+            seen.detail = reason;
+        }
     }
 
     /// Takes one message out, whoever holds it [R32].

@@ -15,6 +15,7 @@ pub mod inspecting;
 pub mod lapses;
 mod opening;
 pub mod peers;
+mod reasons;
 mod repeating;
 pub mod replica;
 mod rows;

@@ -358,7 +358,9 @@ impl Replica {
     async fn settle_op(&self, op: &SettleOp) -> Result<(Ticket, Answer), Refusal> {
         self.check_view(&op.header)?;
         let cell = self.cell(op.header.stream).await?;
-        let admission = self.admit(WriteClass::Reserve, op.items.len() * ROW_BYTES)?;
+        let reasons: usize = op.reasons.values().map(|sealed| ROW_BYTES + sealed.len()).sum();
+        let bytes = op.items.len() * ROW_BYTES + reasons;
+        let admission = self.admit(WriteClass::Reserve, bytes)?;
         let wall_ms = self.parts.hlc.wall_ms();
         let (ticket, votes) = self.decide(&cell, op.reader, |stream, now_ms| {
             let (votes, changes) = stream.settle(op, now_ms, wall_ms)?;

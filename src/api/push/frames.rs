@@ -6,7 +6,7 @@ use crate::api::dto::messages::{OutgoingMessage, ReceivedMessage, SendRequest};
 use crate::api::dto::objects::objects;
 use crate::api::dto::present;
 use crate::api::dto::scalars::Secret;
-use crate::api::dto::settlements::ReleaseOutcome;
+use crate::api::dto::settlements::{REASON, ReleaseOutcome};
 use crate::api::dto::validate::{Bound, Faults, Rule, Validate, bound};
 use crate::api::params::IdempotencyKey;
 use crate::api::payload::decode;
@@ -245,9 +245,12 @@ frame! {
         outcome: Option<ReleaseOutcome>,
         #[serde(default, deserialize_with = "present")]
         delay_seconds: Option<i32>,
-    } [RECEIPT, DELAY] |it, faults| {
+        #[serde(default, deserialize_with = "present")]
+        reason: Option<String>,
+    } [RECEIPT, DELAY, bound("reason", REASON)] |it, faults| {
         faults.text::<Self>("receipt", Some(&it.receipt));
         faults.number::<Self>("delay_seconds", it.delay_seconds);
+        faults.text::<Self>("reason", it.reason.as_deref());
     }
 }
 

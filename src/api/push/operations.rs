@@ -9,7 +9,7 @@ use crate::api::resources::settlements::settle_one;
 use crate::api::resources::topic_messages::judge_published;
 use crate::broker::refusal::Refusal;
 use crate::broker::standing::Standing;
-use crate::broker::{Action, Broker, Durability};
+use crate::broker::{Action, Broker, Durability, Settlement};
 use std::sync::Arc;
 
 /// What a route calls a header is a field of the frame.
@@ -34,9 +34,9 @@ pub(super) async fn perform(
     op: Op,
 ) -> Result<Outcome, Problem> {
     let by = &standing.by;
-    let settle = async |receipt: String, action: Action| {
-        let source = broker.source_of_receipt(&receipt)?;
-        settle_one(broker, by, source.as_source(), receipt, action).await
+    let settle = async |settlement: Settlement| {
+        let source = broker.source_of_receipt(&settlement.receipt)?;
+        settle_one(broker, by, source.as_source(), settlement).await
     };
     match op {
         Op::Send(it) => {
@@ -51,14 +51,17 @@ pub(super) async fn perform(
             let publish = broker.publish(by, &it.topic, messages, durability, false, key);
             judge_published(publish.await.map_err(about_frame)?).map(Outcome::Published)
         }
-        Op::Ack(it) => settle(it.receipt, Action::Ack).await.map(|_| Outcome::Done),
+        Op::Ack(it) => {
+            settle(Settlement::new(it.receipt, Action::Ack)).await.map(|_| Outcome::Done)
+        }
         Op::Release(it) => {
-            let action = release(it.outcome, it.delay_seconds);
-            settle(it.receipt, action).await.map(|_| Outcome::Done)
+            let release = release(it.receipt, it.outcome, it.delay_seconds, it.reason);
+            settle(release).await.map(|_| Outcome::Done)
         }
         Op::Extend(it) => {
             let action = Action::Extend { lease_seconds: it.lease_seconds };
-            let lease = settle(it.receipt.clone(), action).await?.ok_or_else(frames::internal)?;
+            let settlement = Settlement::new(it.receipt.clone(), action);
+            let lease = settle(settlement).await?.ok_or_else(frames::internal)?;
             Ok(Outcome::Lease(LeaseView::new(it.receipt, &lease)))
         }
         _ => Err(frames::internal()),

@@ -17,7 +17,7 @@ use crate::api::params::{
 };
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
-use crate::broker::{Action, PublishResult, Source};
+use crate::broker::{Action, PublishResult, Settlement, Source};
 use poem_openapi::OpenApi;
 
 /// The handlers of `/topics/{topic}/messages` and `/topics/{topic}/subscriptions/{subscription}/…`.
@@ -176,8 +176,7 @@ impl TopicMessages {
             &auth.app.broker,
             &auth.caller,
             source(&topic, &subscription),
-            receipt.0.0,
-            Action::Ack,
+            Settlement::new(receipt.0.0, Action::Ack),
         )
         .await?;
         Ok(Empty::done())
@@ -221,14 +220,9 @@ impl TopicMessages {
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
         let source = source(&topic, &subscription);
-        settle_one(
-            &auth.app.broker,
-            &auth.caller,
-            source,
-            receipt.0.0,
-            release(body.0.outcome, body.0.delay_seconds),
-        )
-        .await?;
+        let ReleaseRequest { outcome, delay_seconds, reason } = body.0;
+        let release = release(receipt.0.0, outcome, delay_seconds, reason);
+        settle_one(&auth.app.broker, &auth.caller, source, release).await?;
         Ok(Empty::done())
     }
 

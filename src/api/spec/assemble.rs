@@ -28,7 +28,7 @@ the first frame `{\"op\":\"hello\",\"ref\":1,\"token\":\"…\"}`. Frames are JSO
 send `{\"op\", \"ref\", …}`: `send` (`queue`, `messages`, `idempotency_key`), `publish` (`topic`, \
 `messages`, `idempotency_key`), `subscribe` (`queue`, or `topic` and \
 `subscription`; `credit` of 1 to 1000, `lease_seconds`), `credit` (`consumer`, `credit`: adds), `unsubscribe` (`consumer`), `ack` \
-(`receipt`), `extend` (`receipt`, `lease_seconds`), `release` (`receipt`, `outcome`). Each is \
+(`receipt`), `extend` (`receipt`, `lease_seconds`), `release` (`receipt`, `outcome`, `delay_seconds`, `reason`). Each is \
 answered by `{\"ref\", \"status\", \"body\"}`, status and body of the REST route, in the order in \
 which they are done; `subscribe` by `{\"consumer\"}`. Messages come as `{\"event\": \"message\", \
 \"consumer\", \"message\": ReceivedMessage}` while credit lasts; a consumer that may receive no more \

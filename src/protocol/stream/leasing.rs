@@ -323,7 +323,8 @@ impl Stream {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         invariant!(reader.open.contains(dot), "R27", "a grant of {dot} without its payload");
         reader.unseat(place);
-        let live = Live { attempt, has_row: grant.is_none(), grant };
+        let has_reason = reader.attempts.get(&dot).is_some_and(|old| old.has_reason);
+        let live = Live { attempt, has_row: grant.is_none(), has_reason, grant };
         if let Some(old) = reader.attempts.insert(dot, live) {
             invariant!(old.attempt.counter < attempt.counter, "R24", "the fence of {dot} falls");
             if old.has_row && grant.is_some() {

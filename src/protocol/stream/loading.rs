@@ -40,6 +40,8 @@ pub struct LoadedReader {
     pub grants: Vec<(RequesterId, GrantRow)>,
     /// Attempts with rows of their own.
     pub attempts: Vec<Attempt>,
+    /// Messages with a reason for their last failure.
+    pub reasons: Vec<Dot>,
 }
 
 impl Stream {
@@ -98,7 +100,7 @@ impl Stream {
         rules: Rules,
     ) -> Reader {
         let mut reader = Reader::new(id, rules);
-        let LoadedReader { meta, open, grants, attempts } = loaded;
+        let LoadedReader { meta, open, grants, attempts, reasons } = loaded;
         (reader.floor, reader.top, reader.purged) = (meta.floor, meta.floor, meta.purged);
         let open: Vec<Place> =
             open.into_iter().filter(|(_, dot)| !reader.purged.contains(*dot)).collect();
@@ -117,6 +119,11 @@ impl Stream {
         }
         for attempt in attempts {
             load_attempt(&mut reader, attempt);
+        }
+        for dot in reasons {
+            if let Some(live) = reader.attempts.get_mut(&dot) {
+                live.has_reason = true;
+            }
         }
         self.seat_all(&mut reader, open, now_ms);
         reader
@@ -154,7 +161,12 @@ fn load_grant(reader: &mut Reader, requester: RequesterId, row: &GrantRow) {
         let dot = attempt.place.1;
         let newer = reader.attempts.get(&dot).is_none_or(|l| l.attempt.counter < row.counter);
         if reader.open.contains(dot) && newer {
-            let live = Live { attempt: *attempt, has_row: false, grant: Some(requester) };
+            let live = Live {
+                attempt: *attempt,
+                has_row: false,
+                has_reason: false,
+                grant: Some(requester),
+            };
             let old = reader.attempts.insert(dot, live).and_then(|old| old.grant);
             if let Some(old) = old.and_then(|r| reader.grants.get_mut(&r)) {
                 old.open = old.open.saturating_sub(1);
@@ -181,7 +193,8 @@ fn load_attempt(reader: &mut Reader, attempt: Attempt) {
             live.has_row = true;
         }
         None => {
-            reader.attempts.insert(dot, Live { attempt, has_row: true, grant: None });
+            let live = Live { attempt, has_row: true, has_reason: false, grant: None };
+            reader.attempts.insert(dot, live);
         }
     }
 }

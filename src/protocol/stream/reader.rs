@@ -54,6 +54,8 @@ pub(super) struct Live {
     pub(super) attempt: Attempt,
     /// A row of its own overrides the grant's row.
     pub(super) has_row: bool,
+    /// Its last failure has a reason, in a row of its own.
+    pub(super) has_reason: bool,
     /// The grant whose row carries it.
     pub(super) grant: Option<RequesterId>,
 }
