@@ -4,7 +4,7 @@
 use super::dto::browse::{MessageInclude, MessageState};
 use super::dto::messages::Durability;
 use super::dto::queues::{DeletionMode, QueueInclude};
-use super::dto::topics::TopicDeletionMode;
+use super::dto::topics::{TopicDeletionMode, TopicInclude};
 use super::dto::users::Owned;
 use super::problem::Problem;
 use super::scope::Here;
@@ -364,7 +364,8 @@ enum_values!(
     MessageInclude,
     MessageState,
     Owned,
-    QueueInclude
+    QueueInclude,
+    TopicInclude
 );
 
 /// The header `If-Match`: the etag that the caller read, without quotes. `*` asks for nothing.

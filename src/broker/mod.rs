@@ -37,6 +37,7 @@ mod settings_tests;
 pub mod settle;
 pub mod sources;
 pub mod standing;
+pub mod stats;
 pub mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;

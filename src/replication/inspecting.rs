@@ -41,6 +41,17 @@ pub struct Stats {
     pub waiting: usize,
 }
 
+/// What a stream keeps for all its readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Messages, each once.
+    pub messages: u64,
+    /// Bytes of all of them, as kept.
+    pub bytes: u64,
+    /// Rows of a purge are still being removed.
+    pub is_being_purged: bool,
+}
+
 /// Which messages to look at.
 #[derive(Clone, Copy, Debug)]
 pub struct Browse {
@@ -201,6 +212,19 @@ impl Coordinator {
             oldest_age_ms,
             waiting: Side::ALL.map(|side| waiting(&cell, reader, side)).iter().sum(),
         })
+    }
+
+    /// Counts what a stream keeps, whoever it is for. Reads no disk.
+    ///
+    /// # Errors
+    /// [`Refusal`], when the stream is gone or cannot be read.
+    pub async fn kept(&self, stream: &StreamRef) -> Result<Totals, Refusal> {
+        let cell = self.parts.replica.cell(stream.generation).await?;
+        Ok(cell.decide(|state| Totals {
+            messages: state.count(),
+            bytes: state.bytes(),
+            is_being_purged: !state.unswept().is_empty(),
+        }))
     }
 
     /// A reader's places on the disk.
