@@ -2,6 +2,7 @@
 //! streams of a link.
 #![allow(clippy::unwrap_used)]
 
+use super::stats::TopicStats;
 use super::testing::{broker, user};
 use super::{
     Action, Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, Reason, ReceiveRequest,
@@ -169,6 +170,54 @@ async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
     let died = got[0].dead_letter.clone().unwrap();
     assert_eq!((died.queue.as_str(), died.detail), ("news/mortal", reason));
     assert!(receive(&broker, &ana, sub("mortal")).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_topic_counts_each_message_once_and_a_subscription_its_own() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    subscribe(&broker, &ana, "all", SubscriptionChange::default()).await;
+    subscribe(&broker, &ana, "sports", filter("sports.*")).await;
+    let of_topic = async || {
+        let entry = broker.get_topic(&ana, "news").await.unwrap();
+        broker.topic_stats(&entry).await.unwrap()
+    };
+    let of = async |name: &str| {
+        let entry = broker.get_subscription(&ana, "news", name).await.unwrap();
+        let stats = broker.subscription_stats(&entry).await.unwrap();
+        assert_eq!((stats.replicas.len(), stats.receivers_waiting), (1, 0));
+        (stats.ready, stats.leased, stats.dead, stats.bytes)
+    };
+    let empty = TopicStats { messages: 0, bytes: 0, approximate: false };
+    assert_eq!(of_topic().await, empty);
+    publish(&broker, &ana, "one", "sports.tennis").await;
+    publish(&broker, &ana, "two", "sports.golf").await;
+    publish(&broker, &ana, "rain", "weather").await;
+    let kept = of_topic().await;
+    assert_eq!((kept.messages, kept.approximate), (3, false));
+    let (ready, _, _, bytes) = of("all").await;
+    assert_eq!((ready, bytes), (3, kept.bytes), "all of them are its own");
+    let got = receive(&broker, &ana, sub("sports")).await;
+    let action = Action::Release { outcome: ReleaseOutcome::Poison, delay_seconds: None };
+    let poison = Settlement::new(got[0].receipt.clone().unwrap(), action);
+    broker.settle(&ana, sub("sports"), vec![poison]).await.unwrap();
+    let (ready, leased, dead, bytes) = of("sports").await;
+    assert_eq!((ready, leased, dead), (0, 1, 1));
+    assert!(0 < bytes && bytes < kept.bytes);
+    broker.purge(&ana, sub("all")).await.unwrap();
+    assert_eq!(of("all").await, (0, 0, 0, 0));
+    assert!(of_topic().await.approximate, "the rows are still being removed");
+    let name = crate::base::names::TopicName::parse("news").unwrap();
+    let record = broker.catalog.topic(&name).unwrap();
+    let stream = broker.stream_of(&record, record.topic().unwrap()).unwrap();
+    let reader = crate::base::ids::SubscriptionId::of(record.generation);
+    broker.coordinator.attend(&stream, reader).await.unwrap();
+    let left = of_topic().await;
+    assert_eq!((left.messages, left.approximate), (2, false), "the other one holds two");
+    assert!(left.bytes < kept.bytes);
+    let gone = broker.get_topic(&ana, "news").await.unwrap();
+    broker.delete_topic(&ana, "news", false, None).await.unwrap();
+    assert_eq!(broker.topic_stats(&gone).await, Err(Refusal::TopicNotFound));
 }
 
 #[tokio::test]
