@@ -126,7 +126,7 @@ impl Load {
             self.history.note(Event::Acking { body: body.clone() });
         }
         let receipt = message.receipt.clone().unwrap();
-        let settlements = vec![Settlement { receipt, action }];
+        let settlements = vec![Settlement::new(receipt, action)];
         let verdicts = self.broker.settle(&self.caller, Source::Queue(QUEUE), settlements).await;
         if action != Action::Ack {
             return;

@@ -298,9 +298,74 @@ async fn a_websocket_does_what_the_routes_do() {
     assert_eq!((status, &problem["code"]), (409, &json!("lease-lost")));
     assert!(!problem["request_id"].as_str().unwrap().is_empty());
     assert_eq!(socket.ask(json!({ "op": "unsubscribe", "consumer": consumer })).await.0, 204);
-    assert_eq!(socket.ask(json!({ "op": "ack", "receipt": b["receipt"] })).await.0, 204);
+    let mut poison = json!({ "op": "release", "receipt": b["receipt"], "outcome": "poison" });
+    poison["reason"] = "r".repeat(1_025).into();
+    let (status, problem) = socket.ask(poison.clone()).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("reason")));
+    poison["reason"] = "the account is closed".into();
+    assert_eq!(socket.ask(poison).await.0, 204);
+    let (_, dead) = node.post("queues/q/leases", &json!({ "from": "dead" })).await;
+    let letter = &dead["messages"][0]["dead_letter"];
+    assert_eq!(
+        (&letter["reason"], &letter["detail"]),
+        (&json!("poison"), &json!("the account is closed"))
+    );
     let credit = json!({ "op": "credit", "consumer": consumer, "credit": 1 });
     assert_eq!(socket.ask(credit).await.1["errors"][0]["field"], "consumer");
+}
+
+fn keyed_send(key: &str) -> Value {
+    let messages = json!([{ "body": "a" }]);
+    json!({ "op": "send", "queue": "q", "messages": messages, "idempotency_key": key })
+}
+
+#[tokio::test]
+async fn a_websocket_publishes_and_names_its_requests() {
+    let node = Node::start().await;
+    for path in ["topics/t", "topics/t/subscriptions/s"] {
+        let put = node.client.put(node.url(path)).bearer_auth(&node.token).json(&json!({}));
+        assert_eq!(put.send().await.unwrap().status(), 201, "{path}");
+    }
+    let mut socket = node.connect().await;
+    let publish = |key: &str, body: &str| {
+        let messages = json!([{ "body": body }, { "body": "second" }]);
+        json!({ "op": "publish", "topic": "t", "messages": messages, "idempotency_key": key })
+    };
+    let (status, first) = socket.ask(publish("k", "a")).await;
+    assert_eq!((status, &first["failed_count"]), (201, &json!(0)), "{first}");
+    assert_eq!(first["results"][1]["matched_subscriptions"], 1);
+    let (status, again) = socket.ask(publish("k", "a")).await;
+    assert_eq!((status, &again["results"][0]["status"]), (201, &json!("duplicate")), "{again}");
+    assert_eq!(again["results"][0]["id"], first["results"][0]["id"]);
+    // The route knows the key as well: both are the same request.
+    let by_route = node.client.post(node.url("topics/t/messages")).bearer_auth(&node.token);
+    let messages = json!({ "messages": [{ "body": "a" }, { "body": "second" }] });
+    let by_route = by_route.header("Idempotency-Key", "k").json(&messages).send().await.unwrap();
+    let by_route: Value = by_route.json().await.unwrap();
+    assert_eq!(by_route["results"][1]["id"], first["results"][1]["id"], "{by_route}");
+    let (status, mixed) = socket.ask(publish("k", "another")).await;
+    assert_eq!((status, &mixed["failed_count"]), (201, &json!(1)), "{mixed}");
+    assert_eq!(mixed["results"][0]["code"], "idempotency-mismatch");
+    let subscribe = json!({ "op": "subscribe", "topic": "t", "subscription": "s", "credit": 9 });
+    assert_eq!(socket.ask(subscribe).await.0, 200);
+    assert_eq!(socket.message().await["body"], "a");
+    assert_eq!(socket.message().await["body"], "second");
+
+    let (_, sent) = socket.ask(keyed_send("k")).await;
+    let (status, again) = socket.ask(keyed_send("k")).await;
+    assert_eq!((status, &again["results"][0]["status"]), (201, &json!("duplicate")), "{again}");
+    assert_eq!(again["results"][0]["id"], sent["results"][0]["id"]);
+    assert!(socket.pushed.is_empty(), "each was stored once");
+    // What the route calls a header is a field here.
+    let patch = node.client.patch(node.url("queues/q")).bearer_auth(&node.token);
+    let patch = patch.json(&json!({ "dedup_seconds": 0 })).send().await.unwrap();
+    assert_eq!(patch.status(), 200);
+    let (status, problem) = socket.ask(keyed_send("k")).await;
+    assert_eq!((status, &problem["errors"][0]["field"]), (422, &json!("idempotency_key")));
+    let missing = json!({ "op": "publish", "topic": "no", "messages": [{ "body": "a" }] });
+    let (status, problem) = socket.ask(missing).await;
+    assert_eq!((status, &problem["code"]), (404, &json!("topic-not-found")));
+    assert!(!problem["request_id"].as_str().unwrap().is_empty());
 }
 
 #[tokio::test]
@@ -308,7 +373,12 @@ async fn wrong_frames_are_named_and_large_ones_end_the_connection() {
     let node = Node::start().await;
     let mut socket = node.connect().await;
     for (frame, field) in [
-        (json!({ "op": "publish", "topic": "t" }), "op"),
+        (json!({ "op": "shout", "topic": "t" }), "op"),
+        (json!({ "op": "publish", "topic": "t", "messages": [] }), "messages"),
+        (json!({ "op": "publish", "topic": "-", "messages": [{ "body": "a" }] }), "topic"),
+        (json!({ "op": "publish", "topic": "t", "messages": [{}] }), "messages[0].body"),
+        (keyed_send(" "), "idempotency_key"),
+        (keyed_send(&"k".repeat(129)), "idempotency_key"),
         (json!({ "op": "subscribe", "topic": "t", "credit": 1 }), "subscription"),
         (json!({ "op": "subscribe", "queue": "q", "credit": 0 }), "credit"),
         (json!({ "op": "send", "queue": "q", "messages": [{}] }), "messages[0].body"),
@@ -340,9 +410,13 @@ async fn a_websocket_does_no_more_than_the_scopes_of_its_key() {
     let key = json!({ "name": "k", "scopes": ["receive"] });
     let (status, key) = node.post("api-keys", &key).await;
     assert_eq!(status, 201, "{key}");
-    node.token = key["secret"].as_str().unwrap().to_owned();
+    let owner = std::mem::replace(&mut node.token, key["secret"].as_str().unwrap().to_owned());
     let mut greeted = node.open(&[]).await.unwrap();
     assert_eq!(greeted.ask(json!({ "op": "hello", "token": node.token })).await.0, 204);
+    let put = node.client.put(node.url("topics/news")).bearer_auth(&owner).json(&json!({}));
+    assert_eq!(put.send().await.unwrap().status(), 201);
+    let publish = json!({ "op": "publish", "topic": "news", "messages": [{ "body": "a" }] });
+    assert_eq!(greeted.ask(publish).await.1["code"], "forbidden");
     for mut socket in [node.connect().await, greeted] {
         let send = json!({ "op": "send", "queue": "q", "messages": [{ "body": "x" }] });
         let (status, problem) = socket.ask(send).await;

@@ -193,18 +193,20 @@ json POST /v1/queues/orders/leases '{"lease_seconds":600}' "${alice[@]}" "${key[
 first=$(field '.messages[0].fence')
 json POST /v1/queues/orders/leases '{"lease_seconds":600}' "${alice[@]}" "${key[@]}"; want 200; is '.messages[0].fence' "$first"
 receipt=$(field '.messages[0].receipt')
-json POST "/v1/queues/orders/leases/$receipt/releases" '{"outcome":"poison"}' "${alice[@]}"; want 204
+json POST "/v1/queues/orders/leases/$receipt/releases" '{"outcome":"poison","reason":"a very private reason"}' "${alice[@]}"; want 204
 json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages|length' 0
-call GET '/v1/queues/orders/messages?state=dead' "${alice[@]}"; want 200; is '.items|length' 1; is '.items[0].id' "$id"; is '.items[0].body' null; is '.items[0].dead_letter.reason' poison
-call GET "/v1/queues/orders/messages/$id" "${alice[@]}"; want 200; is .body once; is .state dead; field .explanation >/dev/null
+call GET '/v1/queues/orders/messages?state=dead' "${alice[@]}"; want 200; is '.items|length' 1; is '.items[0].id' "$id"; is '.items[0].body' null; is '.items[0].dead_letter.reason' poison; is '.items[0].dead_letter.detail' 'a very private reason'
+call GET "/v1/queues/orders/messages/$id" "${alice[@]}"; want 200; is .body once; is .state dead; is .dead_letter.detail 'a very private reason'; field .explanation >/dev/null
 call GET /v1/queues/orders "${alice[@]}"; want 200; is .stats.dead 1; is .stats.ready 0; is '.stats.replicas|length' 1
 call GET '/v1/queues?prefix=orders' "${alice[@]}"; want 200; is '.items[0].stats' null
 call GET '/v1/queues?prefix=orders&include=stats' "${alice[@]}"; want 200; is '.items[0].stats.dead' 1
 json POST /v1/queues/orders/redrives '{}' "${alice[@]}"; want 200; is .moved_count 1; is .remaining_count 0
 json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].failure_count' 0
 receipt=$(field '.messages[0].receipt')
-json POST "/v1/queues/orders/leases/$receipt/releases" '{"outcome":"poison"}' "${alice[@]}"; want 204
-json POST /v1/queues/orders/leases '{"from":"dead"}' "${alice[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].dead_letter.reason' poison; is '.messages[0].dead_letter.queue' orders
+began=$(date +%s%N)
+(read -rt 0.5 <> <(:); curl -s --cacert data/ca.pem "${alice[@]}" -H 'content-type: application/json' -d '{"outcome":"poison"}' "https://localhost:$port/v1/queues/orders/leases/$receipt/releases" >/dev/null) &
+json POST /v1/queues/orders/leases '{"from":"dead","wait_seconds":20}' "${alice[@]}"; want 200; is '.messages[0].id' "$id"; is '.messages[0].dead_letter.reason' poison; is '.messages[0].dead_letter.queue' orders; is '.messages[0].dead_letter.detail' null
+[ $((($(date +%s%N) - began) / 1000000)) -lt 10000 ] || die "who waits for the dead is not woken"
 receipt=$(field '.messages[0].receipt')
 call DELETE "/v1/queues/orders/leases/$receipt" "${alice[@]}"; want 204
 
@@ -239,6 +241,10 @@ call GET /v1/topics/news/subscriptions "${alice[@]}"; want 200; is '.items|lengt
 call GET /v1/topics/news/subscriptions "${bob[@]}"; want 200; is '.items|length' 1
 json POST /v1/topics/news/messages '{"messages":[{"body":"late goal","routing_key":"sports"}]}' "${alice[@]}"; want 201; id=$(field '.results[0].id')
 call GET '/v1/topics/news/subscriptions/bobs/messages?include=body' "${bob[@]}"; want 200; is '.items[0].body' 'late goal'; is '.items[0].state' ready
+call GET /v1/topics/news/subscriptions/bobs "${bob[@]}"; want 200; is .stats.ready 1; is .stats.dead 0; is '.stats.replicas|length' 1
+call GET /v1/topics/news "${alice[@]}"; want 200; is '.stats.messages|. > 0' true; is '.stats.bytes|. > 0' true
+call GET '/v1/topics?prefix=news' "${alice[@]}"; want 200; is '.items[0].stats' null
+call GET '/v1/topics?prefix=news&include=stats' "${alice[@]}"; want 200; is '.items[0].stats.messages|. > 0' true
 call GET "/v1/topics/news/subscriptions/bobs/messages/$id" "${bob[@]}"; want 200; is .body 'late goal'
 call DELETE /v1/topics/news/subscriptions/bobs/messages "${bob[@]}"; want 200; is .purged_count 1
 call GET "/v1/topics/news/subscriptions/bobs/messages/$id" "${bob[@]}"; problem 404 message-not-found
@@ -263,6 +269,12 @@ for metric in $moved; do
   grep -E "^tertulia_$metric(\{[^}]*\})? [0-9.e+]*[1-9]" body >/dev/null || die "the metric tertulia_$metric has not moved"
 done
 
+# Not settled, so that it is still on the disk at the end.
+json PUT /v1/queues/graves '{}' "${alice[@]}"; want 201
+json POST /v1/queues/graves/messages '{"messages":[{"body":"x"}]}' "${alice[@]}"; want 201
+json POST /v1/queues/graves/leases '{}' "${alice[@]}"; want 200
+json POST /v1/queues/graves/settlements "{\"release\":[{\"receipt\":\"$(field '.messages[0].receipt')\",\"outcome\":\"poison\",\"reason\":\"a very private reason\"}]}" "${alice[@]}"; want 200; is '.results[0].status' 'done'
+
 echo "6. stop, start again, everything is still there"
 json POST /v1/queues/orders/messages '{"messages":[{"body":"kept over a restart"}]}' "${alice[@]}"; want 201
 kill -TERM "$pid"; wait "$pid"; code=$?; [ $code = 0 ] || die "SIGTERM ended it with $code"
@@ -272,6 +284,8 @@ json POST /v1/queues/orders/leases '{}' "${alice[@]}"; want 200; is '.messages[0
 kept=$(field '.messages[0].receipt')
 kill -KILL "$pid"; wait "$pid" 2>/dev/null; pid=; start
 call DELETE "/v1/queues/orders/leases/$kept" "${alice[@]}"; want 204
+
+call GET '/v1/queues/graves/messages?state=dead' "${alice[@]}"; want 200; is '.items[0].dead_letter.detail' 'a very private reason'
 
 echo "7. delete"
 json POST /v1/queues/list-1/messages '{"messages":[{"body":"x"}]}' "${alice[@]}"; want 201
@@ -301,7 +315,7 @@ call DELETE /v1/users/bob "${alice[@]}"; want 204
 call GET /v1/users/me "${bob[@]}"; problem 401 unauthenticated
 
 echo "8. nothing that should be sealed lies open"
-for text in 'kept over a restart' 'wake up' 'velvet attribute' 'walk through the whole house' 'a third long phrase' "$token" "$secret" "$kept"; do
+for text in 'kept over a restart' 'wake up' 'velvet attribute' 'a very private reason' 'walk through the whole house' 'a third long phrase' "$token" "$secret" "$kept"; do
   grep -rqF -- "$text" data node.log node.out && die "found in the data folder or the logs: $text"
 done
 call GET /v1/queues/orders "${alice[@]}" -H "x-request-id: walk-$$"; want 200

@@ -4,7 +4,7 @@
 use super::dto::browse::{MessageInclude, MessageState};
 use super::dto::messages::Durability;
 use super::dto::queues::{DeletionMode, QueueInclude};
-use super::dto::topics::TopicDeletionMode;
+use super::dto::topics::{TopicDeletionMode, TopicInclude};
 use super::dto::users::Owned;
 use super::problem::Problem;
 use super::scope::Here;
@@ -364,7 +364,8 @@ enum_values!(
     MessageInclude,
     MessageState,
     Owned,
-    QueueInclude
+    QueueInclude,
+    TopicInclude
 );
 
 /// The header `If-Match`: the etag that the caller read, without quotes. `*` asks for nothing.
@@ -420,17 +421,25 @@ impl<'a> ApiExtractor<'a> for IfMatch {
 /// The header `Idempotency-Key`: names a request, so that its repeat is known.
 pub struct IdempotencyKey(pub Option<String>);
 
+impl IdempotencyKey {
+    /// Whether a request may be named so.
+    pub(super) fn is_fit(key: &[u8]) -> bool {
+        (1..=limits::KEY_CHARS_MAX).contains(&key.len()) && key.iter().all(u8::is_ascii_graphic)
+    }
+
+    /// What a key has to be.
+    pub(super) fn rule() -> String {
+        format!("one key of 1 to {} visible ASCII characters", limits::KEY_CHARS_MAX)
+    }
+}
+
 /// The key, if the header's values are one.
 fn parse_key(values: &[&[u8]]) -> Result<Option<String>, Problem> {
-    let is_visible = |bytes: &[u8]| bytes.iter().all(u8::is_ascii_graphic);
     match values {
         [] => Ok(None),
-        [key] if (1..=limits::KEY_CHARS_MAX).contains(&key.len()) && is_visible(key) => {
-            Ok(Some(String::from_utf8_lossy(key).into_owned()))
-        }
+        [key] if IdempotencyKey::is_fit(key) => Ok(Some(String::from_utf8_lossy(key).into_owned())),
         _ => {
-            let max = limits::KEY_CHARS_MAX;
-            let message = format!("one key of 1 to {max} visible ASCII characters");
+            let message = IdempotencyKey::rule();
             Err(Problem::invalid("header.Idempotency-Key", message, "pattern"))
         }
     }

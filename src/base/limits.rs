@@ -82,6 +82,8 @@ pub const RECEIVE_BATCH_MAX: i32 = 100;
 pub const RECEIVE_BYTES_MAX: usize = 8 << 20;
 /// Receipts in one settlement.
 pub const SETTLEMENT_BATCH_MAX: usize = 1_000;
+/// Characters of the reason that is given with a release.
+pub const REASON_CHARS_MAX: usize = 1_024;
 /// Dead letters in one redrive.
 pub const REDRIVE_BATCH_MAX: usize = 1_000;
 /// The same where the caller says nothing.

@@ -2,13 +2,11 @@
 //! redrive.
 
 use super::cursors::{List, page_limit};
-use super::sources::{Address, Reading, Source};
-use super::{Answer, Body, Broker, Caller, DeadLetter, Entry, Outcome, Page, Refusal};
-use crate::base::ids::SubscriptionId;
+use super::sources::{Reading, Source};
+use super::{Answer, Body, Broker, Caller, DeadLetter, Outcome, Page, Refusal};
 use crate::base::limits;
-use crate::base::names::QueueName;
 use crate::message::envelope::DeathReason;
-use crate::protocol::record::{Queue, Right};
+use crate::protocol::record::Right;
 use crate::protocol::stream::{MessageId, Place, Standing};
 use crate::replication::inspecting::{Browse, Seen};
 use crate::replication::settling::Settled;
@@ -64,27 +62,6 @@ pub struct BrowsedMessage {
     pub lease_expires_ms: Option<u64>,
     /// Why it is or is not handed out, for people.
     pub explanation: String,
-}
-
-/// How many messages of a queue are in which state.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct QueueStats {
-    /// Waiting to be received, or for an older one of their group.
-    pub ready: i64,
-    /// Under a running lease.
-    pub leased: i64,
-    /// Not due yet.
-    pub delayed: i64,
-    /// Dead letters.
-    pub dead: i64,
-    /// Bytes of all of them, as kept.
-    pub bytes: i64,
-    /// Age of the oldest, in seconds; 0: there is none.
-    pub oldest_age_seconds: i64,
-    /// Receivers that wait at this node.
-    pub receivers_waiting: i32,
-    /// The nodes that keep a copy.
-    pub replicas: Vec<String>,
 }
 
 /// What a redrive did.
@@ -214,30 +191,6 @@ impl Broker {
         Ok(Redriven { moved: whole(redriven.moved), remaining: whole(redriven.remaining) })
     }
 
-    /// Counts the messages of a queue that the caller was given.
-    ///
-    /// # Errors
-    /// `QueueNotFound`, `Overloaded`.
-    pub async fn queue_stats(&self, entry: &Entry<Queue>) -> Answer<QueueStats> {
-        let stream = self.stream_of(&entry.record, &entry.value)?;
-        let counting = self.coordinator.stats(&stream, SubscriptionId::QUEUE);
-        let stats = match (counting.await, QueueName::parse(&entry.name)) {
-            (Ok(stats), _) => stats,
-            (Err(why), Ok(name)) => return Err(self.refusal_of(&Address::Queue(name), why)),
-            (Err(_), Err(_)) => return Err(Refusal::QueueNotFound),
-        };
-        Ok(QueueStats {
-            ready: whole(stats.ready),
-            leased: whole(stats.leased),
-            delayed: whole(stats.delayed),
-            dead: whole(stats.dead),
-            bytes: whole(stats.bytes),
-            oldest_age_seconds: whole(stats.oldest_age_ms / 1_000),
-            receivers_waiting: i32::try_from(stats.waiting).unwrap_or(i32::MAX),
-            replicas: stream.view.replicas().iter().map(ToString::to_string).collect(),
-        })
-    }
-
     /// A message as people see it; none when it is gone, or about to be dropped.
     fn browsed(&self, reading: &Reading, seen: Seen) -> Option<BrowsedMessage> {
         let state = match seen.standing {
@@ -252,12 +205,14 @@ impl Broker {
         let here = seen.death.map(|death| DeadLetter {
             queue: reading.address.to_string(),
             reason: death.reason,
+            detail: seen.detail,
             died_ms: death.died_ms,
         });
         let content = seen.content;
         let moved = content.died.map(|died| DeadLetter {
             queue: died.place,
             reason: died.reason,
+            detail: died.detail,
             died_ms: died.died_ms,
         });
         Some(BrowsedMessage {
@@ -350,7 +305,7 @@ fn span(ms: u64) -> String {
 }
 
 /// A count as answers have it.
-fn whole(count: u64) -> i64 {
+pub(super) fn whole(count: u64) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 

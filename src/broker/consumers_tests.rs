@@ -37,7 +37,7 @@ impl World {
 
     async fn settle(&self, message: &ReceivedMessage, action: Action) {
         let receipt = message.receipt.clone().unwrap();
-        let settlement = vec![Settlement { receipt, action }];
+        let settlement = vec![Settlement::new(receipt, action)];
         self.broker.settle(&self.ana, Source::Queue("q"), settlement).await.unwrap();
     }
 
@@ -219,7 +219,7 @@ async fn a_subscription_is_consumed_and_given_back_and_paused() {
     assert!(waits(&mut consumer).await, "what is leased ahead stays here");
     broker.update_subscription(&ana, "t", "s", &change(false), None).await.unwrap();
     let second = next(&mut consumer).await.unwrap();
-    let settlement = Settlement { receipt, action: Action::Ack };
+    let settlement = Settlement::new(receipt, Action::Ack);
     broker.settle(&ana, source.as_source(), vec![settlement]).await.unwrap();
     assert_eq!(consumer.handle().unsettled(), 1);
     consumer.end(Farewell::Failed).await;

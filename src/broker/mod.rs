@@ -39,6 +39,7 @@ mod settings_tests;
 pub mod settle;
 pub mod sources;
 pub mod standing;
+pub mod stats;
 pub mod subscriptions;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -46,7 +47,7 @@ pub mod topics;
 mod upkeep;
 pub mod users;
 
-pub use crate::message::envelope::{Body, DeathReason};
+pub use crate::message::envelope::{Body, DeathReason, Reason};
 pub use crate::protocol::op::ReleaseOutcome;
 pub use consumers::{Consumer, End, Farewell, SourceName, Window};
 pub use deletions::{Deleted, Messages};

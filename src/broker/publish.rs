@@ -102,7 +102,7 @@ impl Broker {
 
     /// A subscription's topic, as operations on its messages see it; `None` when the topic is gone
     /// or being deleted.
-    fn topic_of(&self, subscription: &Record) -> Option<(Arc<Record>, StreamRef)> {
+    pub(super) fn topic_of(&self, subscription: &Record) -> Option<(Arc<Record>, StreamRef)> {
         let Value::Subscription(value) = &subscription.value else { return None };
         let (_, record) = self.catalog.stream_by_generation(value.topic)?;
         let topic = Topic::of(&record.value).filter(|_| record.state == State::Live)?;
@@ -138,7 +138,7 @@ impl Broker {
         }
     }
 
-    fn refusal_of_set(&self, why: op::Refusal) -> Refusal {
+    pub(super) fn refusal_of_set(&self, why: op::Refusal) -> Refusal {
         match why {
             op::Refusal::Sealed => Refusal::TopicNotFound,
             op::Refusal::DiskFull | op::Refusal::Overloaded | op::Refusal::Stopping => {

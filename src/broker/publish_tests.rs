@@ -2,9 +2,10 @@
 //! streams of a link.
 #![allow(clippy::unwrap_used)]
 
+use super::stats::TopicStats;
 use super::testing::{broker, user};
 use super::{
-    Action, Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, ReceiveRequest,
+    Action, Body, Broker, Caller, Durability, OutgoingMessage, QueueChange, Reason, ReceiveRequest,
     ReceivedMessage, Refusal, ReleaseOutcome, SendStatus, Settlement, Source, SubscriptionChange,
     TopicChange,
 };
@@ -72,7 +73,7 @@ async fn g2_a_publish_reaches_every_subscription_that_matches_and_no_other() {
     let got = receive(&broker, &ana, sub("sports")).await;
     assert_eq!(texts(&got), ["one"]);
     let receipt = got[0].receipt.clone().unwrap();
-    let ack = vec![Settlement { receipt: receipt.clone(), action: Action::Ack }];
+    let ack = vec![Settlement::new(receipt.clone(), Action::Ack)];
     broker.settle(&ana, sub("sports"), ack.clone()).await.unwrap();
     let other = broker.settle(&ana, sub("all"), ack).await.unwrap();
     assert!(matches!(other[0], super::Verdict::Invalid), "a receipt is of one subscription");
@@ -124,7 +125,7 @@ async fn g15_a_link_puts_exactly_one_copy_into_its_queue_however_often_it_is_for
     assert_eq!(texts(&got), ["goal"]);
     assert_eq!((got[0].topic.as_deref(), got[0].sender.as_str()), (Some("news"), "ana"));
     let receipt = got[0].receipt.clone().unwrap();
-    let ack = vec![Settlement { receipt, action: Action::Ack }];
+    let ack = vec![Settlement::new(receipt, Action::Ack)];
     broker.settle(&ana, Source::Queue("inbox"), ack).await.unwrap();
     let request = ReceiveRequest { max_messages: 1, ..ReceiveRequest::default() };
     let refused = broker.receive(&ana, sub("link"), request, || {}).await.unwrap_err();
@@ -151,7 +152,9 @@ async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
     let got = receive(&broker, &ana, sub("mortal")).await;
     let action = Action::Release { outcome: ReleaseOutcome::Failed, delay_seconds: None };
     let receipt = got[0].receipt.clone().unwrap();
-    broker.settle(&ana, sub("mortal"), vec![Settlement { receipt, action }]).await.unwrap();
+    let reason = Some(Reason("too ill".to_owned()));
+    let settlement = Settlement { reason: reason.clone(), ..Settlement::new(receipt, action) };
+    broker.settle(&ana, sub("mortal"), vec![settlement]).await.unwrap();
     let name = crate::base::names::TopicName::parse("news").unwrap();
     let record = broker.catalog.topic(&name).unwrap();
     let key = crate::protocol::record::RecordKey::new(
@@ -165,8 +168,53 @@ async fn g14_the_dead_leave_for_the_queue_that_was_named_or_stay() {
     let got = receive(&broker, &ana, Source::Queue("graves")).await;
     assert_eq!(texts(&got), ["ill"]);
     let died = got[0].dead_letter.clone().unwrap();
-    assert_eq!(died.queue, "news/mortal");
+    assert_eq!((died.queue.as_str(), died.detail), ("news/mortal", reason));
     assert!(receive(&broker, &ana, sub("mortal")).await.is_empty());
+}
+
+#[tokio::test]
+async fn a_topic_counts_each_message_once_and_a_subscription_its_own() {
+    let broker = broker();
+    let ana = news(&broker).await;
+    subscribe(&broker, &ana, "all", SubscriptionChange::default()).await;
+    subscribe(&broker, &ana, "sports", filter("sports.*")).await;
+    let of_topic = async || {
+        let entry = broker.get_topic(&ana, "news").await.unwrap();
+        broker.topic_stats(&entry).await.unwrap()
+    };
+    let of = async |name: &str| {
+        let entry = broker.get_subscription(&ana, "news", name).await.unwrap();
+        let stats = broker.subscription_stats(&entry).await.unwrap();
+        assert_eq!((stats.replicas.len(), stats.receivers_waiting), (1, 0));
+        (stats.ready, stats.leased, stats.dead, stats.bytes)
+    };
+    let empty = TopicStats { messages: 0, bytes: 0, approximate: false };
+    assert_eq!(of_topic().await, empty);
+    publish(&broker, &ana, "one", "sports.tennis").await;
+    publish(&broker, &ana, "two", "sports.golf").await;
+    publish(&broker, &ana, "rain", "weather").await;
+    let kept = of_topic().await;
+    assert_eq!((kept.messages, kept.approximate), (3, false));
+    let (ready, _, _, bytes) = of("all").await;
+    assert_eq!((ready, bytes), (3, kept.bytes), "all of them are its own");
+    let got = receive(&broker, &ana, sub("sports")).await;
+    let action = Action::Release { outcome: ReleaseOutcome::Poison, delay_seconds: None };
+    let poison = Settlement::new(got[0].receipt.clone().unwrap(), action);
+    broker.settle(&ana, sub("sports"), vec![poison]).await.unwrap();
+    let (ready, leased, dead, bytes) = of("sports").await;
+    assert_eq!((ready, leased, dead), (0, 1, 1));
+    assert!(0 < bytes && bytes < kept.bytes);
+    broker.purge(&ana, sub("all")).await.unwrap();
+    assert_eq!(of("all").await, (0, 0, 0, 0));
+    assert!(of_topic().await.approximate, "the rows are still being removed");
+    let name = crate::base::names::TopicName::parse("news").unwrap();
+    let record = broker.catalog.topic(&name).unwrap();
+    let stream = broker.stream_of(&record, record.topic().unwrap()).unwrap();
+    let reader = crate::base::ids::SubscriptionId::of(record.generation);
+    broker.coordinator.attend(&stream, reader).await.unwrap();
+    let left = of_topic().await;
+    assert_eq!((left.messages, left.approximate), (2, false), "the other one holds two");
+    assert!(left.bytes < kept.bytes);
 }
 
 #[tokio::test]
@@ -189,7 +237,10 @@ async fn r33_a_queue_sends_its_dead_on_and_no_two_queues_send_them_round() {
     let got = receive(&broker, &ana, Source::Queue("work")).await;
     let action = Action::Release { outcome: ReleaseOutcome::Failed, delay_seconds: None };
     let receipt = got[0].receipt.clone().unwrap();
-    broker.settle(&ana, Source::Queue("work"), vec![Settlement { receipt, action }]).await.unwrap();
+    broker
+        .settle(&ana, Source::Queue("work"), vec![Settlement::new(receipt, action)])
+        .await
+        .unwrap();
     let name = crate::base::names::QueueName::parse("work").unwrap();
     let record = broker.catalog.queue(&name).unwrap();
     let key = super::queues::queue_key(&name);

@@ -9,6 +9,7 @@ use crate::base::limits::{LINK_HOPS_MAX, QUEUES_PER_USER_MAX};
 use crate::base::names::QueueName;
 use crate::metadata::Draft;
 use crate::protocol::record::{Ending, Kind, Queue, Record, RecordKey, Right, State, Value};
+use crate::replication::stream_cell::Side;
 use crate::security::DataKey;
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -147,7 +148,7 @@ impl Broker {
     pub(super) async fn look_again(&self, stream: Generation, reader: SubscriptionId) {
         // At a stream that cannot be read nobody waits.
         if let Ok(cell) = self.coordinator.replica().cell(stream).await {
-            cell.ring(reader, usize::MAX);
+            cell.ring(reader, Side::Ready, usize::MAX);
             cell.note_left_over();
         }
     }

@@ -4,12 +4,13 @@ use super::sources::{Reading, Source};
 use super::{Answer, Broker, Caller, Outcome, Refusal};
 use crate::base::ids::RequesterId;
 use crate::base::limits;
-use crate::message::envelope::{Body, DeathReason};
+use crate::message::envelope::{Body, DeathReason, Reason};
 use crate::protocol::op::SettleAction;
 use crate::protocol::record::Right;
 use crate::protocol::stream::MessageId;
 use crate::replication::dispatcher::{Delivery, Granted, ReceiveError, Wanted};
 use crate::replication::settling::Settled;
+use crate::replication::stream_cell::Side;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -38,6 +39,8 @@ pub struct DeadLetter {
     pub queue: String,
     /// Why.
     pub reason: DeathReason,
+    /// The last reason that a consumer gave for a failure.
+    pub detail: Option<Reason>,
     /// Wall time, in ms.
     pub died_ms: u64,
 }
@@ -114,8 +117,9 @@ impl Broker {
             let message = "not with auto_ack: nothing stays leased under the key";
             return Err(Refusal::invalid("header.Idempotency-Key", "conflict", message));
         }
+        let side = if request.from_dead { Side::Dead } else { Side::Ready };
         let mut heard = (reading.stream.generation, reading.reader);
-        let listen = self.coordinator.listen(&reading.stream, reading.reader).await;
+        let listen = self.coordinator.listen(&reading.stream, reading.reader, side).await;
         let mut listening = listen.map_err(|why| self.refusal_of(&reading.address, why))?;
         loop {
             let mut news = Box::pin(listening.bell().notified());
@@ -128,7 +132,7 @@ impl Broker {
             if (reading.stream.generation, reading.reader) != heard {
                 // The name was created anew while this one waited: it has another bell.
                 heard = (reading.stream.generation, reading.reader);
-                let listen = self.coordinator.listen(&reading.stream, reading.reader).await;
+                let listen = self.coordinator.listen(&reading.stream, reading.reader, side).await;
                 drop(news);
                 listening = listen.map_err(|why| self.refusal_of(&reading.address, why))?;
                 continue;
@@ -211,7 +215,7 @@ impl Broker {
     }
 
     fn received(&self, reading: &Reading, delivery: Delivery, auto_ack: bool) -> ReceivedMessage {
-        let Delivery { header, content, lease, death } = delivery;
+        let Delivery { header, content, lease, death, detail } = delivery;
         let elapsed_ms = self.clock.boottime_ms().saturating_sub(lease.began_ms);
         let remaining_ms = lease.duration_ms.saturating_sub(elapsed_ms);
         let expires_ms = self.clock.wall_ms() + remaining_ms;
@@ -219,11 +223,13 @@ impl Broker {
         let here = death.map(|death| DeadLetter {
             queue: reading.address.to_string(),
             reason: death.reason,
+            detail,
             died_ms: death.died_ms,
         });
         let moved = content.died.map(|died| DeadLetter {
             queue: died.place,
             reason: died.reason,
+            detail: died.detail,
             died_ms: died.died_ms,
         });
         ReceivedMessage {
@@ -268,7 +274,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::broker::testing::{broker, user};
-    use crate::broker::{Durability, OutgoingMessage, QueueChange};
+    use crate::broker::{
+        Action, Durability, OutgoingMessage, QueueChange, ReleaseOutcome, Settlement, Verdict,
+    };
     use std::collections::BTreeSet;
     use std::sync::Arc;
 
@@ -282,10 +290,35 @@ mod tests {
         broker.send(by, "q", vec![message], Durability::Quorum, None).await.unwrap();
     }
 
+    fn dead(max_messages: i32, wait_seconds: i32) -> ReceiveRequest {
+        let from_dead = true;
+        ReceiveRequest { max_messages, wait_seconds, from_dead, ..ReceiveRequest::default() }
+    }
+
+    /// Receives a message and says that it is poison.
+    async fn poison(broker: &Broker, by: &Caller) {
+        let q = Source::Queue("q");
+        let request = ReceiveRequest { max_messages: 1, ..ReceiveRequest::default() };
+        let mut got = broker.receive(by, q, request, || {}).await.unwrap();
+        let receipt = got.remove(0).receipt.unwrap();
+        let outcome = ReleaseOutcome::Poison;
+        let action = Action::Release { outcome, delay_seconds: None };
+        let settled = broker.settle(by, q, vec![Settlement::new(receipt, action)]).await.unwrap();
+        assert!(matches!(settled[0], Verdict::Done { .. }));
+    }
+
     /// Starts a receive and returns once it waits.
     async fn waiting(
         broker: &Arc<Broker>,
         by: &Caller,
+    ) -> tokio::task::JoinHandle<Answer<Vec<ReceivedMessage>>> {
+        waiting_for(broker, by, wait()).await
+    }
+
+    async fn waiting_for(
+        broker: &Arc<Broker>,
+        by: &Caller,
+        request: ReceiveRequest,
     ) -> tokio::task::JoinHandle<Answer<Vec<ReceivedMessage>>> {
         let (idle, idles) = tokio::sync::oneshot::channel();
         let (broker, by, mut idle) = (broker.clone(), by.clone(), Some(idle));
@@ -295,7 +328,7 @@ mod tests {
                     let _ = idle.send(());
                 }
             };
-            broker.receive(&by, Source::Queue("q"), wait(), tell).await
+            broker.receive(&by, Source::Queue("q"), request, tell).await
         });
         idles.await.unwrap();
         receive
@@ -331,6 +364,62 @@ mod tests {
         send(&broker, &ana, "hello").await;
         let got = soon(second).await.unwrap();
         assert_eq!((got.len(), got[0].receive_count), (1, 1), "nobody had it before");
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_the_dead_is_woken_by_a_death_and_not_by_a_message() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        let first = waiting_for(&broker, &ana, dead(1, 30)).await;
+        let second = waiting_for(&broker, &ana, dead(1, 30)).await;
+        let entry = broker.get_queue(&ana, "q").await.unwrap();
+        let stats = broker.queue_stats(&entry).await.unwrap();
+        assert_eq!(stats.receivers_waiting, 2);
+        send(&broker, &ana, "one").await;
+        poison(&broker, &ana).await;
+        let got = soon(first).await.unwrap();
+        assert_eq!((got.len(), got[0].dead_letter.is_some()), (1, true));
+        // Given back it is dead again, which the other one hears.
+        let receipt = got[0].receipt.clone().unwrap();
+        let outcome = ReleaseOutcome::HandedBack;
+        let action = Action::Release { outcome, delay_seconds: None };
+        let back = vec![Settlement::new(receipt, action)];
+        broker.settle(&ana, Source::Queue("q"), back).await.unwrap();
+        assert_eq!(soon(second).await.unwrap()[0].id, got[0].id);
+    }
+
+    #[tokio::test]
+    async fn two_receivers_of_the_dead_do_not_reach_for_the_same_one() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        for text in ["one", "two"] {
+            send(&broker, &ana, text).await;
+            poison(&broker, &ana).await;
+        }
+        let one = || broker.receive(&ana, Source::Queue("q"), dead(1, 0), || {});
+        let (a, b) = tokio::join!(one(), one());
+        let (a, b) = (a.unwrap(), b.unwrap());
+        assert_eq!((a.len(), b.len()), (1, 1));
+        assert_ne!(a[0].id, b[0].id);
+        assert!(one().await.unwrap().is_empty(), "both are leased");
+    }
+
+    #[tokio::test]
+    async fn r45_who_may_no_longer_receive_leaves_the_dead_to_the_next() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        let eva = user(&broker, "eva").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        broker.put_grant(&ana, "q", "eva", BTreeSet::from([Right::Receive])).await.unwrap();
+        send(&broker, &ana, "one").await;
+        let first = waiting_for(&broker, &eva, dead(1, 30)).await;
+        let second = waiting_for(&broker, &ana, dead(1, 30)).await;
+        broker.delete_grant(&ana, "q", "eva").await.unwrap();
+        poison(&broker, &ana).await;
+        assert_eq!(soon(first).await.unwrap_err(), Refusal::Forbidden { needs: "receive" });
+        assert_eq!(soon(second).await.unwrap().len(), 1);
     }
 
     #[tokio::test]

@@ -125,7 +125,7 @@ async fn dead(broker: &Broker, by: &Caller) -> Vec<ReceivedMessage> {
 
 async fn settle(broker: &Broker, by: &Caller, message: &ReceivedMessage, action: Action) {
     let receipt = message.receipt.clone().unwrap();
-    let settlement = Settlement { receipt, action };
+    let settlement = Settlement::new(receipt, action);
     let verdicts = broker.settle(by, Source::Queue("q"), vec![settlement]).await.unwrap();
     assert!(matches!(verdicts[0], Verdict::Done { .. }), "{:?}", verdicts[0]);
 }

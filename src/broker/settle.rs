@@ -5,7 +5,8 @@ use super::receive::clamp;
 use super::sources::{Address, Reading, Source};
 use super::{Answer, Broker, Caller, Fault, Refusal};
 use crate::base::limits;
-use crate::protocol::op::{ReleaseOutcome, SettleAction, SettleItem};
+use crate::message::envelope::Reason;
+use crate::protocol::op::{Reasons, ReleaseOutcome, SettleAction, SettleItem};
 use crate::protocol::record::Right;
 use crate::replication::settling::Settled;
 use std::collections::BTreeSet;
@@ -17,6 +18,17 @@ pub struct Settlement {
     pub receipt: String,
     /// What to do.
     pub action: Action,
+    /// Why the message failed, of a release that says so: the detail of its dead letter, if it
+    /// dies. Of a hand-back it is not kept: nothing failed.
+    pub reason: Option<Reason>,
+}
+
+impl Settlement {
+    /// What to do with a receipt, without a reason.
+    #[must_use]
+    pub fn new(receipt: String, action: Action) -> Self {
+        Self { receipt, action, reason: None }
+    }
 }
 
 /// What to do with one leased message.
@@ -96,7 +108,9 @@ impl Broker {
         let mut settled = vec![None; settlements.len()];
         for (group, is_late) in [(in_time, false), (late, true)] {
             let items = group.iter().map(|(_, item)| *item).collect();
-            let settling = self.coordinator.settle(&reading.stream, reading.reader, items, is_late);
+            let reasons = self.seal_reasons(&reading, &settlements, &group);
+            let (stream, reader) = (&reading.stream, reading.reader);
+            let settling = self.coordinator.settle_because(stream, reader, items, is_late, reasons);
             let outcomes = settling.await;
             for ((i, _), outcome) in group.into_iter().zip(outcomes) {
                 settled[i] = Some(outcome);
@@ -115,6 +129,25 @@ impl Broker {
             }
         };
         Ok(opened.into_iter().enumerate().map(verdict).collect())
+    }
+
+    /// Seals why messages failed: nobody below this reads it.
+    fn seal_reasons(
+        &self,
+        reading: &Reading,
+        settlements: &[Settlement],
+        items: &[(usize, SettleItem)],
+    ) -> Reasons {
+        let seal = |(i, item): &(usize, SettleItem)| {
+            let reason = settlements[*i].reason.as_ref().filter(|reason| !reason.0.is_empty())?;
+            let SettleAction::Release { outcome, .. } = item.action else { return None };
+            let (dot, coordinator) = (item.place.1, &self.coordinator);
+            (outcome != ReleaseOutcome::HandedBack).then(|| {
+                let sealed = coordinator.seal_reason(&reading.stream, reading.reader, dot, reason);
+                ((dot, item.counter), sealed)
+            })
+        };
+        items.iter().filter_map(seal).collect()
     }
 
     fn judge_receipt(&self, reading: &Reading, text: &str) -> Result<Receipt, Verdict> {

@@ -80,6 +80,19 @@ pub struct Died {
     pub reason: DeathReason,
     /// Wall time, in ms.
     pub died_ms: u64,
+    /// The last reason that a consumer gave for a failure.
+    pub detail: Option<Reason>,
+}
+
+/// Why a message failed, in a consumer's words: as secret as the message itself.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason(pub String);
+
+impl std::fmt::Debug for Reason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // It may quote the message: never in a log.
+        write!(f, "Reason({} bytes)", self.0.len())
+    }
 }
 
 /// Why a message is dead.
@@ -109,10 +122,13 @@ impl Content {
         postcard::to_stdvec(self).expect("a content always encodes")
     }
 
-    /// Reads what `to_bytes` wrote.
+    /// Reads what `to_bytes` wrote, also before a death had a detail: that is the last field, and
+    /// where it is missing it reads as none.
     #[must_use]
     pub fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        postcard::from_bytes(bytes).ok()
+        const NONE: &[u8] = &[0];
+        let read = |bytes: &[u8]| postcard::from_bytes(bytes).ok();
+        read(bytes).or_else(|| read(&[bytes, NONE].concat()))
     }
 }
 
@@ -265,6 +281,30 @@ mod tests {
         let one = header.associated(Generation([1; 16]));
         assert_ne!(one, header.associated(Generation([2; 16])));
         assert_eq!(one[0], FORMAT);
+    }
+
+    #[test]
+    fn a_dead_letter_from_before_it_had_a_detail_still_opens() {
+        let died =
+            |detail| Died { place: "q".into(), reason: DeathReason::Poison, died_ms: 3, detail };
+        let with = |detail| Content {
+            body: Body::Text("a".into()),
+            content_type: "b".into(),
+            attributes: BTreeMap::new(),
+            routing_key: None,
+            group: None,
+            topic: None,
+            died: Some(died(detail)),
+        };
+        // body, content type, attributes, routing key, group, topic, died.
+        let old = [&[0, 1][..], b"a", &[1], b"b", &[0, 0, 0, 0], &[1, 1], b"q", &[1, 3]].concat();
+        assert_eq!(Content::from_bytes(&old), Some(with(None)));
+        assert_eq!(with(None).to_bytes(), [&old[..], &[0]].concat());
+        let told = with(Some(Reason("why".into())));
+        assert_eq!(told.to_bytes(), [&old[..], &[1, 3], b"why"].concat());
+        assert_eq!(Content::from_bytes(&told.to_bytes()), Some(told.clone()));
+        assert_eq!(Content::from_bytes(&old[..old.len() - 1]), None);
+        assert!(!format!("{told:?}").contains("why"));
     }
 
     #[test]

@@ -8,7 +8,9 @@ use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId, Origin};
 use crate::layout::view::ViewId;
 use crate::message::envelope::Envelope;
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// How a write ended [R30].
@@ -115,7 +117,13 @@ pub struct SettleOp {
     pub check_only: bool,
     /// One per receipt.
     pub items: Vec<SettleItem>,
+    /// Why messages among them failed.
+    pub reasons: Reasons,
 }
+
+/// Why messages failed, sealed: by the message and the counter of the lease whose holder says so.
+/// Nobody here can read them.
+pub type Reasons = BTreeMap<(Dot, u64), Bytes>;
 
 /// What a holder wants of one message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -378,6 +386,10 @@ pub enum Change {
     PutAttempt(SubscriptionId, Dot, Attempt),
     /// The attempt is over.
     DeleteAttempt(SubscriptionId, Dot),
+    /// Why a reader's message failed last, sealed; stays until it is settled or redriven.
+    PutReason(SubscriptionId, Dot, Bytes),
+    /// The reason is not needed any more.
+    DeleteReason(SubscriptionId, Dot),
     /// Context and seal of the stream.
     PutMeta,
     /// Floor and purge of a reader.

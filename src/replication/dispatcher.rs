@@ -9,11 +9,11 @@ use super::gateway::Road;
 use super::opening::{OpenMessage, Opened};
 use super::scan;
 use super::settling::Settled;
-use super::stream_cell::StreamCell;
+use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
-use crate::message::envelope::{Content, Header};
+use crate::message::envelope::{Content, Header, Reason};
 use crate::protocol::lease::Death;
 use crate::protocol::op::{
     Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, Request, SettleAction, SettleItem,
@@ -46,6 +46,8 @@ pub struct Delivery {
     pub lease: Lease,
     /// When and why it died, if it is dead.
     pub death: Option<Death>,
+    /// Why it failed last, if it is dead and somebody said so.
+    pub detail: Option<Reason>,
 }
 
 /// Who wants which messages of a stream, and how.
@@ -69,6 +71,14 @@ pub struct Wanted {
     pub in_flight_max: usize,
     /// How long messages are kept, in ms.
     pub retention_ms: u64,
+}
+
+impl Wanted {
+    /// Which messages are wanted.
+    #[must_use]
+    pub fn side(&self) -> Side {
+        if self.from_dead { Side::Dead } else { Side::Ready }
+    }
 }
 
 /// A won lease, as its holder sees it.
@@ -121,6 +131,7 @@ pub(super) struct Picked {
     pub(super) cell: Arc<StreamCell>,
     pub(super) coordinator: Arc<Coordinator>,
     pub(super) reader: SubscriptionId,
+    pub(super) side: Side,
     pub(super) messages: Vec<PickedMessage>,
 }
 
@@ -139,7 +150,7 @@ impl Drop for Picked {
                 stream.unpick(reader, place, payload.filter(|_| keep), now_ms);
             }
         });
-        self.cell.ring(reader, count);
+        self.cell.ring(reader, self.side, count);
     }
 }
 
@@ -201,7 +212,8 @@ impl Coordinator {
         let began_ms = self.parts.clock.boottime_ms();
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await.map_err(ReceiveError::Refused)?;
-        if let Some(granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+        if let Some(mut granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+            self.tell_reasons(&cell, &mut granted).await;
             return Ok(granted);
         }
         let mut sure_since = tokio::time::Instant::now();
@@ -215,9 +227,11 @@ impl Coordinator {
             };
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
+            let is_stuck = opened.is_stuck;
             if !opened.messages.is_empty() {
-                let granted = self.grant(opened, stream, wanted, began_ms).await?;
+                let mut granted = self.grant(opened, stream, wanted, began_ms).await?;
                 if !granted.deliveries.is_empty() || lost == CANDIDATES_LOST_MAX {
+                    self.tell_reasons(&cell, &mut granted).await;
                     return Ok(granted);
                 }
                 // Others know more of these messages, or ask for them too [R25, F27].
@@ -225,7 +239,7 @@ impl Coordinator {
                 let jitter = self.parts.rng.below(LOST_PAUSE_MS << lost);
                 tokio::time::sleep(Duration::from_millis(jitter)).await;
                 (is_sure, sure_since) = (false, tokio::time::Instant::now());
-            } else if !found || wanted.from_dead {
+            } else if !found {
                 // Empty means empty: so many were asked that nothing a majority has is missed [R26].
                 if is_sure {
                     return Ok(self.nothing(stream, wanted));
@@ -234,6 +248,9 @@ impl Coordinator {
                     return Err(ReceiveError::NoQuorum);
                 }
                 is_sure = true;
+            } else if is_stuck {
+                // The disk does not answer, and what went back would be found again at once.
+                return Err(ReceiveError::Refused(Refusal::Overloaded));
             }
             // Otherwise all that was found was over: there may be more behind it.
         }
@@ -251,7 +268,7 @@ impl Coordinator {
         stream: &StreamRef,
         wanted: &Wanted,
     ) -> Result<Picked, ReceiveError> {
-        let reader = wanted.reader;
+        let (reader, side) = (wanted.reader, wanted.side());
         let take = || {
             self.parts.replica.decide(cell, reader, |state, now_ms| {
                 let room = wanted.in_flight_max.saturating_sub(state.in_flight(reader));
@@ -260,9 +277,8 @@ impl Coordinator {
                     return Err(ReceiveError::InFlightLimit);
                 }
                 let max = wanted.max.min(room);
-                if wanted.from_dead {
-                    let dead = state.dead(reader, None, max);
-                    return Ok((dead.into_iter().map(|place| (place, None)).collect(), false));
+                if side == Side::Dead {
+                    return Ok((state.pick_dead(reader, max), false));
                 }
                 let messages = state.pick(reader, max, now_ms);
                 let dry = messages.is_empty() && state.unread_after(reader).is_some();
@@ -273,7 +289,7 @@ impl Coordinator {
             let (messages, dry) = take()?;
             let (cell, coordinator) = (cell.clone(), self.clone());
             if !dry {
-                return Ok(Picked { cell, coordinator, reader, messages });
+                return Ok(Picked { cell, coordinator, reader, side, messages });
             }
             self.refill(&cell, stream, reader).await.map_err(ReceiveError::Refused)?;
         }
@@ -286,7 +302,7 @@ impl Coordinator {
         stream: &StreamRef,
         reader: SubscriptionId,
     ) -> Result<(), Refusal> {
-        let bell = cell.bell(reader);
+        let bell = cell.bell(reader, Side::Ready);
         let _one = bell.refilling.lock().await;
         let (after, ready, stored) =
             cell.decide(|s| (s.unread_after(reader), s.has_ready(reader), s.stored()));
@@ -306,7 +322,7 @@ impl Coordinator {
             let last = places.last().copied().unwrap_or(after);
             state.refill(reader, &places, (!at_end).then_some(last), now_ms)
         });
-        cell.ring(reader, ready);
+        cell.ring(reader, Side::Ready, ready);
         Ok(())
     }
 
@@ -328,7 +344,10 @@ impl Coordinator {
             reader,
             requester: wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng)),
             holder: wanted.holder.clone(),
-            purpose: if wanted.from_dead { Purpose::DeliverDead } else { Purpose::Deliver },
+            purpose: match wanted.side() {
+                Side::Ready => Purpose::Deliver,
+                Side::Dead => Purpose::DeliverDead,
+            },
             counter: 0,
             duration_ms,
             dots: opened.messages.iter().map(bare).collect(),
@@ -359,6 +378,7 @@ impl Coordinator {
             header: m.kept.envelope.header.clone(),
             content: m.content,
             death: deaths.next().flatten(),
+            detail: None,
         };
         let with_payload = LeaseOp {
             dots: opened

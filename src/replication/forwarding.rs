@@ -12,7 +12,7 @@ use super::settling::Settled;
 use crate::base::ids::{LinkId, SubscriptionId};
 use crate::base::limits::{LINK_HOPS_MAX, RECEIVE_BYTES_MAX};
 use crate::crdt::dot::Origin;
-use crate::message::envelope::{Content, Died, Envelope, Header, Kept};
+use crate::message::envelope::{Content, Died, Envelope, Header, Kept, Reason};
 use crate::protocol::lease::Death;
 use crate::protocol::op::{Refusal, Request, SettleAction, StoreOp, StoreVote};
 use crate::protocol::stream::{Place, Standing};
@@ -77,12 +77,20 @@ impl Coordinator {
                 places.iter().filter_map(fits).collect()
             });
         let places: Vec<Place> = free.iter().map(|(place, _)| *place).collect();
+        let reasons = match link.tells {
+            Tells::Death(_) => {
+                let dots = places.iter().map(|place| place.1).collect();
+                self.reasons(&cell, &link.source, link.reader, dots).await
+            }
+            Tells::Topic(_) => vec![None; places.len()],
+        };
         let found = self.read(&link.source, places, RECEIVE_BYTES_MAX).await;
-        let copy = |((place, death), found): (&(Place, Option<Death>), Found)| match found {
-            Found::Here(kept) => self.copy(link, *place, &kept, *death),
+        type Free<'a> = (&'a (Place, Option<Death>), Option<Reason>);
+        let copy = |(((place, death), reason), found): (Free<'_>, Found)| match found {
+            Found::Here(kept) => self.copy(link, *place, &kept, (*death, reason)),
             _ => None,
         };
-        let copies: Vec<Copy> = free.iter().zip(found).filter_map(copy).collect();
+        let copies: Vec<Copy> = free.iter().zip(reasons).zip(found).filter_map(copy).collect();
         if copies.is_empty() {
             return Ok(0);
         }
@@ -136,7 +144,13 @@ impl Coordinator {
     }
 
     /// The copy of a message: a function of it, the link and its death alone.
-    fn copy(&self, link: &Link, place: Place, kept: &Kept, death: Option<Death>) -> Option<Copy> {
+    fn copy(
+        &self,
+        link: &Link,
+        place: Place,
+        kept: &Kept,
+        (death, detail): (Option<Death>, Option<Reason>),
+    ) -> Option<Copy> {
         let source = &kept.envelope.header;
         let content = open(&link.source, &kept.envelope)?;
         let hop = source.hop + 1;
@@ -152,6 +166,7 @@ impl Coordinator {
                     place: at.clone(),
                     reason: death.reason,
                     died_ms: death.died_ms,
+                    detail,
                 });
                 Content { died, ..content }
             }

@@ -11,6 +11,7 @@ use super::inspecting::{Browse, Browsed, Seen, Stats};
 use super::peers::CallError;
 use super::removing::Redriven;
 use super::sending::{Outgoing, Sender, Stored};
+use super::stream_cell::Side;
 use crate::base::ids::{Generation, NodeId, SubscriptionId};
 use crate::base::limits::{OPERATION_TIME, WATCH_TIME};
 use crate::protocol::op::Refusal;
@@ -41,7 +42,7 @@ pub enum Forwarded {
     /// Lease messages that are there now.
     Receive(Target, Wanted),
     /// Answer when a message may have become ready, or after [`WATCH_TIME`].
-    Watch(Target, SubscriptionId),
+    Watch(Target, SubscriptionId, Side),
     /// Look at messages.
     Browse(Target, SubscriptionId, Browse, u64),
     /// Look at one message.
@@ -225,9 +226,9 @@ impl Coordinator {
                 let received = self.receive_here(&stream, &wanted).await;
                 Forwardee::Received(received.map(Granted::hand_over))
             }
-            Forwarded::Watch(target, reader) => {
+            Forwarded::Watch(target, reader, side) => {
                 let stream = self.targeted(target)?;
-                let listening = self.listen(&stream, reader).await?;
+                let listening = self.listen(&stream, reader, side).await?;
                 let _ = tokio::time::timeout(WATCH_TIME, listening.bell().notified()).await;
                 Forwardee::Watched
             }

@@ -4,10 +4,10 @@ use super::coordinator::{Coordinator, StreamRef};
 use super::gateway::{Forwarded, Forwardee, Road};
 use super::opening::{Found, open};
 use super::scan;
-use super::stream_cell::StreamCell;
+use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::SubscriptionId;
 use crate::base::seams::blocking;
-use crate::message::envelope::{Content, Header, Kept};
+use crate::message::envelope::{Content, Header, Kept, Reason};
 use crate::protocol::lease::{Death, Hold};
 use crate::protocol::op::Refusal;
 use crate::protocol::stream::{MessageId, Place, Standing};
@@ -37,6 +37,17 @@ pub struct Stats {
     pub oldest_age_ms: u64,
     /// Receivers that wait at this node.
     pub waiting: usize,
+}
+
+/// What a stream keeps for all its readers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Totals {
+    /// Messages, each once.
+    pub messages: u64,
+    /// Bytes of all of them, as kept.
+    pub bytes: u64,
+    /// Rows of a purge are still being removed.
+    pub is_being_purged: bool,
 }
 
 /// Which messages to look at.
@@ -75,6 +86,8 @@ pub struct Seen {
     pub held_by: Option<String>,
     /// When and why it died.
     pub death: Option<Death>,
+    /// Why it failed last, if it is dead and somebody said so.
+    pub detail: Option<Reason>,
     /// When it is dropped, in ms from now.
     pub expires_in_ms: u64,
 }
@@ -97,6 +110,10 @@ struct Facts {
     due_ms: Option<u64>,
     held_by: Option<String>,
     death: Option<Death>,
+}
+
+fn waiting(cell: &StreamCell, reader: SubscriptionId, side: Side) -> usize {
+    cell.bell(reader, side).waiting.load(Ordering::Relaxed)
 }
 
 fn facts(cell: &StreamCell, reader: SubscriptionId, places: &[Place], now_ms: u64) -> Vec<Facts> {
@@ -137,6 +154,7 @@ impl Facts {
             due_in_ms: self.due_ms.map(|at| at.saturating_sub(now_ms)),
             held_by: self.held_by,
             death: self.death,
+            detail: None,
             expires_in_ms: kept.ends_ms(retention_ms).saturating_sub(now_ms),
         }
     }
@@ -188,8 +206,21 @@ impl Coordinator {
             dead: counts.dead,
             bytes: counts.bytes,
             oldest_age_ms,
-            waiting: cell.bell(reader).waiting.load(Ordering::Relaxed),
+            waiting: Side::ALL.map(|side| waiting(&cell, reader, side)).iter().sum(),
         })
+    }
+
+    /// Counts what a stream keeps, whoever it is for. Reads no disk.
+    ///
+    /// # Errors
+    /// [`Refusal`], when the stream is gone or cannot be read.
+    pub async fn kept(&self, stream: &StreamRef) -> Result<Totals, Refusal> {
+        let cell = self.parts.replica.cell(stream.generation).await?;
+        Ok(cell.decide(|state| Totals {
+            messages: state.count(),
+            bytes: state.bytes(),
+            is_being_purged: !state.unswept().is_empty(),
+        }))
     }
 
     /// A reader's places on the disk.
@@ -262,7 +293,10 @@ impl Coordinator {
             found.truncate(browse.limit);
             (after, is_end) = (found.last().map(|facts| facts.place), false);
         }
-        self.open_seen(stream, found, browse, retention_ms, (after, is_end)).await
+        let opening = self.open_seen(stream, found, browse, retention_ms, (after, is_end));
+        let mut browsed = opening.await?;
+        self.add_reasons(&cell, stream, reader, &mut browsed.items).await;
+        Ok(browsed)
     }
 
     async fn open_seen(
@@ -327,7 +361,26 @@ impl Coordinator {
         let facts = facts(&cell, reader, &[place], now_ms).pop();
         let (Some(Found::Here(kept)), Some(facts)) = (found, facts) else { return Ok(None) };
         let content = open(stream, &kept.envelope);
-        Ok(content.map(|content| facts.seen(&kept, content, now_ms, retention_ms)))
+        let seen = content.map(|content| facts.seen(&kept, content, now_ms, retention_ms));
+        let mut seen: Vec<Seen> = seen.into_iter().collect();
+        self.add_reasons(&cell, stream, reader, &mut seen).await;
+        Ok(seen.pop())
+    }
+
+    /// Adds to the dead why they failed.
+    async fn add_reasons(
+        &self,
+        cell: &StreamCell,
+        stream: &StreamRef,
+        reader: SubscriptionId,
+        seen: &mut [Seen],
+    ) {
+        let mut dead: Vec<&mut Seen> = seen.iter_mut().filter(|it| it.death.is_some()).collect();
+        let dots = dead.iter().map(|it| it.place.1).collect();
+        let reasons = self.reasons(cell, stream, reader, dots).await;
+        for (seen, reason) in dead.iter_mut().zip(reasons) {
+            seen.detail = reason;
+        }
     }
 
     /// Where an open message is. `None` only when so many replicas were asked that none that a

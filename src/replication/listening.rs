@@ -2,7 +2,7 @@
 
 use super::coordinator::{Coordinator, StreamRef};
 use super::gateway::{Forwarded, Forwardee, Road};
-use super::stream_cell::{Bell, StreamCell};
+use super::stream_cell::{Bell, Side, StreamCell};
 use crate::base::ids::{NodeId, SubscriptionId};
 use crate::base::limits::WATCH_TIME;
 use crate::protocol::op::Refusal;
@@ -21,6 +21,7 @@ pub struct Listening {
     /// The stream, where this node replicates it.
     cell: Option<Arc<StreamCell>>,
     reader: SubscriptionId,
+    side: Side,
     bell: Arc<Bell>,
     coordinator: Arc<Coordinator>,
     /// Ends the watch at another node.
@@ -41,7 +42,7 @@ impl Drop for Listening {
         self.coordinator.listeners.fetch_sub(1, Ordering::Relaxed);
         // The bell may have rung for this one, which leaves: whoever waits behind looks instead.
         if let Some(cell) = &self.cell {
-            cell.ring(self.reader, 1);
+            cell.ring(self.reader, self.side, 1);
         }
         metrics::gauge!("tertulia_receivers_waiting").decrement(1.0);
     }
@@ -56,16 +57,17 @@ impl Coordinator {
         self: &Arc<Self>,
         stream: &StreamRef,
         reader: SubscriptionId,
+        side: Side,
     ) -> Result<Listening, Refusal> {
         let (cell, bell, watch) = match self.to_replica(stream) {
             Road::Here => {
                 let cell = self.parts.replica.cell(stream.generation).await?;
-                let bell = cell.bell(reader);
+                let bell = cell.bell(reader, side);
                 (Some(cell), bell, None)
             }
             Road::There(nodes) => {
                 let (bell, end) = (Arc::<Bell>::default(), CancellationToken::new());
-                self.watch(nodes, stream.clone(), reader, bell.clone(), end.clone());
+                self.watch(nodes, stream.clone(), (reader, side), bell.clone(), end.clone());
                 (None, bell, Some(end.drop_guard()))
             }
         };
@@ -73,7 +75,7 @@ impl Coordinator {
         self.listeners.fetch_add(1, Ordering::Relaxed);
         metrics::gauge!("tertulia_receivers_waiting").increment(1.0);
         let coordinator = self.clone();
-        Ok(Listening { cell, reader, bell, coordinator, _watch: watch })
+        Ok(Listening { cell, reader, side, bell, coordinator, _watch: watch })
     }
 
     /// Rings a bell whenever it may have rung at a replica. The watch is renewed every few
@@ -82,7 +84,7 @@ impl Coordinator {
         self: &Arc<Self>,
         nodes: Vec<NodeId>,
         stream: StreamRef,
-        reader: SubscriptionId,
+        (reader, side): (SubscriptionId, Side),
         bell: Arc<Bell>,
         end: CancellationToken,
     ) {
@@ -91,7 +93,7 @@ impl Coordinator {
             let mut nodes = nodes.into_iter().cycle();
             let mut node = nodes.next();
             while let Some(at) = node {
-                let operation = Forwarded::Watch(stream.target(), reader);
+                let operation = Forwarded::Watch(stream.target(), reader, side);
                 let watched = coordinator.hand_on(at, operation, WATCH_TIME + ANSWER_TIME).await;
                 if !matches!(watched, Ok(Forwardee::Watched)) {
                     node = nodes.next();

@@ -20,6 +20,7 @@ mod loaded;
 mod opening;
 mod orphans;
 pub mod peers;
+mod reasons;
 pub mod removing;
 pub mod repair;
 mod repeating;

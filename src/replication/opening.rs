@@ -20,7 +20,7 @@ impl Coordinator {
         stream: &StreamRef,
         wanted: &Wanted,
     ) -> Opened {
-        let bytes_max = wanted.bytes_max;
+        let (bytes_max, count) = (wanted.bytes_max, picked.messages.len());
         let now_ms = self.parts.replica.service().now_ms();
         let missing: Vec<Place> =
             picked.messages.iter().filter(|(_, e)| e.is_none()).map(|(p, _)| *p).collect();
@@ -57,10 +57,13 @@ impl Coordinator {
         {
             rest.push((last.place, Some(last.kept)));
         }
+        let is_stuck = count > 0 && rest.len() == count;
         picked.messages = rest;
         let back = messages.iter().map(|m| (m.place, Some(m.kept.clone()))).collect();
         let (cell, coordinator, reader) = (picked.cell.clone(), self.clone(), wanted.reader);
-        Opened { messages, picked: Picked { cell, coordinator, reader, messages: back } }
+        let side = wanted.side();
+        let picked = Picked { cell, coordinator, reader, side, messages: back };
+        Opened { messages, picked, is_stuck }
     }
 
     /// A message that is present and does not open is a hole. One that was settled meanwhile is
@@ -133,6 +136,8 @@ pub(super) struct OpenMessage {
 pub(super) struct Opened {
     pub(super) messages: Vec<OpenMessage>,
     pub(super) picked: Picked,
+    /// Nothing of what was picked could be read: looking again finds the same.
+    pub(super) is_stuck: bool,
 }
 
 pub(super) fn open(stream: &StreamRef, envelope: &Envelope) -> Option<Content> {

@@ -47,7 +47,8 @@ impl Coordinator {
                 && let Some(content) = open(stream, &kept.envelope)
             {
                 let (header, death) = (kept.envelope.header.clone(), attempt.death);
-                deliveries.push(Delivery { header, content, lease: *lease, death });
+                let (lease, detail) = (*lease, None);
+                deliveries.push(Delivery { header, content, lease, death, detail });
             }
         }
         deliveries.sort_by_key(|delivery| delivery.lease.place);

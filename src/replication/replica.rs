@@ -10,7 +10,7 @@ use super::loaded::LoadedStreams;
 use super::rows::{ROW_BYTES, row_ops};
 use super::rules;
 use super::scan;
-use super::stream_cell::{LeftOver, MemoryBudget, StreamCell};
+use super::stream_cell::{LeftOver, MemoryBudget, Side, StreamCell};
 use crate::base::clock::ServiceClock;
 use crate::base::hlc::HlcClock;
 use crate::base::ids::{Boot, Generation, NodeId, SubscriptionId};
@@ -208,18 +208,21 @@ impl Replica {
     ) -> T {
         let now_ms = self.parts.service.now_ms();
         let rules = rules::reader(&self.parts.catalog, cell.generation, reader);
-        let (result, ready, doomed, next) = cell.decide(|stream| {
+        let (result, ready, dead, doomed, next) = cell.decide(|stream| {
             stream.govern(reader, rules);
             let before = stream.counts(reader);
             stream.wake(reader, now_ms);
             let result = decide(stream, now_ms);
             let after = stream.counts(reader);
             let ready = after.ready.saturating_sub(before.ready);
+            let dead = after.dead.saturating_sub(before.dead);
             // What died may have to leave for another queue.
-            let left = stream.has_doomed(reader) || after.dead > before.dead;
-            (result, ready, left, stream.next_wake_ms())
+            let left = stream.has_doomed(reader) || dead > 0;
+            (result, ready, dead, left, stream.next_wake_ms())
         });
-        cell.ring(reader, usize::try_from(ready).unwrap_or(usize::MAX));
+        for (side, count) in [(Side::Ready, ready), (Side::Dead, dead)] {
+            cell.ring(reader, side, usize::try_from(count).unwrap_or(usize::MAX));
+        }
         if doomed {
             cell.note_left_over();
         }
@@ -396,7 +399,9 @@ impl Replica {
     async fn settle_op(&self, op: &SettleOp) -> Result<(Ticket, Answer), Refusal> {
         self.check_view(&op.header)?;
         let cell = self.cell(op.header.stream).await?;
-        let admission = self.admit(WriteClass::Reserve, op.items.len() * ROW_BYTES)?;
+        let reasons: usize = op.reasons.values().map(|sealed| ROW_BYTES + sealed.len()).sum();
+        let bytes = op.items.len() * ROW_BYTES + reasons;
+        let admission = self.admit(WriteClass::Reserve, bytes)?;
         let wall_ms = self.parts.hlc.wall_ms();
         let (ticket, votes) = self.decide(&cell, op.reader, |stream, now_ms| {
             let (votes, changes) = stream.settle(op, now_ms, wall_ms)?;

@@ -170,6 +170,23 @@ pub fn attempt_key(stream: Generation, reader: SubscriptionId, dot: Dot) -> Vec<
     key
 }
 
+/// Ends the key of a reason: it lies right behind its attempt.
+const REASON: u8 = 0xff;
+
+/// The key of why a message failed last.
+pub fn reason_key(stream: Generation, reader: SubscriptionId, dot: Dot) -> Vec<u8> {
+    let mut key = attempt_key(stream, reader, dot);
+    key.push(REASON);
+    key
+}
+
+/// The reader and message that a reason's key names; `None`: it is an attempt's.
+pub fn reason_of(key: &[u8]) -> Option<(SubscriptionId, Dot)> {
+    let mut rest = Reading(key.get(32..)?);
+    let dot = rest.dot()?;
+    (rest.0 == [REASON]).then_some((reader_of(key)?, dot))
+}
+
 /// The key of what is kept of a reader.
 pub fn reader_key(stream: Generation, reader: SubscriptionId) -> Vec<u8> {
     [stream.0, reader.0].concat()
@@ -253,6 +270,13 @@ pub fn row_ops(generation: Generation, stream: &Stream, changes: Vec<Change>) ->
         Change::DeleteAttempt(reader, dot) => {
             delete(Table::Attempts, attempt_key(generation, reader, dot))
         }
+        Change::PutReason(reader, dot, sealed) => {
+            let (key, bytes) = (reason_key(generation, reader, dot), sealed.into());
+            RowOp::Put { table: Table::Attempts, key, tag: TAG, bytes }
+        }
+        Change::DeleteReason(reader, dot) => {
+            delete(Table::Attempts, reason_key(generation, reader, dot))
+        }
         Change::PutMeta => put(Table::Streams, generation.0.to_vec(), &stream.meta()),
         Change::PutReader(reader) => {
             put(Table::Streams, reader_key(generation, reader), &stream.reader_meta(reader))
@@ -292,6 +316,8 @@ mod tests {
             let reader = SubscriptionId([9; 16]);
             prop_assert_eq!(open_of(&open_key(stream, reader, a)), Some((reader, a)));
             prop_assert_eq!(marked_dot(&mark_key(stream, a.1)), Some(a.1));
+            prop_assert_eq!(reason_of(&reason_key(stream, reader, a.1)), Some((reader, a.1)));
+            prop_assert_eq!(reason_of(&attempt_key(stream, reader, a.1)), None);
             let (from, to) = whole(stream);
             prop_assert!(from <= x && x <= to);
         }

@@ -1,18 +1,19 @@
 //! Reading streams from the disk. Blocking: callers run it where that is allowed.
 
 use super::rows::{
-    marked_dot, message_key, open_key, open_of, place_of, reader_of, set_key, sized_name, whole,
-    whole_of_reader,
+    marked_dot, message_key, open_key, open_of, place_of, reader_of, reason_key, reason_of,
+    set_key, sized_name, whole, whole_of_reader,
 };
 use crate::base::ids::{Generation, RequesterId, SubscriptionId};
 use crate::base::limits;
-use crate::crdt::dot::KeyedId;
+use crate::crdt::dot::{Dot, KeyedId};
 use crate::message::envelope::Kept;
 use crate::protocol::lease::{Attempt, GrantRow};
 use crate::protocol::stream::{
     Identity, Loaded, Mark, Place, ReaderMeta, Sizes, StreamKind, StreamMeta,
 };
 use crate::store::{ReadError, Row, RowOp, Store, Table};
+use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use std::ops::Bound;
 
@@ -119,6 +120,10 @@ fn load_leases(store: &Store, stream: Generation, loaded: &mut Loaded) -> Result
     })?;
     walk(store, Table::Attempts, stream, |key, row| {
         let row = row.ok_or(LoadError::Damaged(Table::Attempts))?;
+        if let Some((reader, dot)) = reason_of(key) {
+            loaded.readers.entry(reader).or_default().reasons.push(dot);
+            return Ok(());
+        }
         let reader = reader_of(key).ok_or(LoadError::Damaged(Table::Attempts))?;
         let attempt = decode::<Attempt>(Table::Attempts, row)?;
         loaded.readers.entry(reader).or_default().attempts.push(attempt);
@@ -279,6 +284,23 @@ pub fn places(
 pub fn message(store: &Store, stream: Generation, place: Place) -> Result<Option<Kept>, ReadError> {
     match store.get(Table::Messages, &message_key(stream, place)) {
         Ok(row) => Ok(row.and_then(|row| Kept::from_bytes(&row.bytes))),
+        Err(ReadError::Corrupt(_)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Why a message failed last, sealed; `None` when nobody said so, or the row is damaged.
+///
+/// # Errors
+/// [`ReadError`] when the disk cannot be asked.
+pub fn reason(
+    store: &Store,
+    stream: Generation,
+    reader: SubscriptionId,
+    dot: Dot,
+) -> Result<Option<Bytes>, ReadError> {
+    match store.get(Table::Attempts, &reason_key(stream, reader, dot)) {
+        Ok(row) => Ok(row.map(|row| row.bytes)),
         Err(ReadError::Corrupt(_)) => Ok(None),
         Err(error) => Err(error),
     }

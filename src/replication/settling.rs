@@ -3,7 +3,9 @@
 use super::coordinator::{Coordinator, StreamRef};
 use super::peers::CallError;
 use crate::base::ids::SubscriptionId;
-use crate::protocol::op::{Answer, Outcome, Refusal, Request, SettleItem, SettleOp, SettleVote};
+use crate::protocol::op::{
+    Answer, Outcome, Reasons, Refusal, Request, SettleItem, SettleOp, SettleVote,
+};
 use crate::protocol::quorum::Tally;
 use std::sync::Arc;
 
@@ -31,18 +33,31 @@ impl Coordinator {
         items: Vec<SettleItem>,
         late: bool,
     ) -> Vec<Settled> {
+        self.settle_because(stream, reader, items, late, Reasons::new()).await
+    }
+
+    /// The same, with reasons of those among them that failed.
+    pub async fn settle_because(
+        self: &Arc<Self>,
+        stream: &StreamRef,
+        reader: SubscriptionId,
+        items: Vec<SettleItem>,
+        late: bool,
+        reasons: Reasons,
+    ) -> Vec<Settled> {
         let alone = stream.view.replicas().len() == 1;
         if !late || alone {
-            return self.settle_round(stream, reader, items, false).await;
+            return self.settle_round(stream, reader, items, Some(reasons)).await;
         }
-        let checked = self.settle_round(stream, reader, items.clone(), true).await;
+        let checked = self.settle_round(stream, reader, items.clone(), None).await;
         let open: Vec<SettleItem> = items
             .iter()
             .zip(&checked)
             .filter(|(_, checked)| **checked != Settled::Lost)
             .map(|(item, _)| *item)
             .collect();
-        let mut settled = self.settle_round(stream, reader, open, false).await.into_iter();
+        let settled = self.settle_round(stream, reader, open, Some(reasons)).await;
+        let mut settled = settled.into_iter();
         let merge = |checked| match checked {
             Settled::Lost => Settled::Lost,
             _ => settled.next().unwrap_or(Settled::Unknown),
@@ -50,20 +65,23 @@ impl Coordinator {
         checked.into_iter().map(merge).collect()
     }
 
+    /// Asks once; without reasons, not even none, only what would be answered.
     async fn settle_round(
         self: &Arc<Self>,
         stream: &StreamRef,
         reader: SubscriptionId,
         items: Vec<SettleItem>,
-        check_only: bool,
+        reasons: Option<Reasons>,
     ) -> Vec<Settled> {
+        let check_only = reasons.is_none();
         if items.is_empty() {
             return Vec::new();
         }
         let mut tallies: Vec<Tally> =
             items.iter().map(|_| Tally::new(stream.view.clone())).collect();
         let mut refusal = None;
-        let op = SettleOp { header: stream.header(), reader, check_only, items };
+        let (header, reasons) = (stream.header(), reasons.unwrap_or_default());
+        let op = SettleOp { header, reader, check_only, items, reasons };
         let request = Arc::new(Request::Settle(op));
         let local = self.own_vote(request.clone());
         self.ask(&stream.view, request, None, local, |node, answer| {

@@ -3,7 +3,7 @@
 use super::replica::{Replica, StoreFailed};
 use super::rows::ROW_BYTES;
 use super::scan;
-use super::stream_cell::StreamCell;
+use super::stream_cell::{Side, StreamCell};
 use crate::base::hlc::Hlc;
 use crate::base::ids::SubscriptionId;
 use crate::base::seams::blocking;
@@ -68,7 +68,7 @@ impl Replica {
             }
         }
         for (id, count) in news {
-            cell.ring(id, count);
+            cell.ring(id, Side::Ready, count);
         }
     }
 

@@ -3,6 +3,7 @@
 use crate::base::ids::{Generation, SubscriptionId};
 use crate::base::limits;
 use crate::protocol::stream::Stream;
+use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -88,10 +89,24 @@ impl LeftOver {
     }
 }
 
-/// Who waits for a reader's messages.
+/// Which of a reader's messages somebody wants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Side {
+    /// Those that are free.
+    Ready,
+    /// The dead.
+    Dead,
+}
+
+impl Side {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Ready, Self::Dead];
+}
+
+/// Who waits for a reader's messages of one side.
 #[derive(Debug, Default)]
 pub struct Bell {
-    /// Rings once per message that became ready.
+    /// Rings once per message that came to be on this side.
     pub news: Notify,
     /// Receivers that may be waiting.
     pub waiting: AtomicUsize,
@@ -116,7 +131,7 @@ pub struct StreamCell {
     state: Mutex<Stream>,
     budget: Arc<MemoryBudget>,
     left_over: Arc<LeftOver>,
-    bells: Mutex<BTreeMap<SubscriptionId, Arc<Bell>>>,
+    bells: Mutex<BTreeMap<(SubscriptionId, Side), Arc<Bell>>>,
     /// When the last comparison that sufficed began; held while one runs.
     pub(super) confirmed: tokio::sync::Mutex<Option<tokio::time::Instant>>,
 }
@@ -156,20 +171,24 @@ impl StreamCell {
 
     /// Lets time pass for all readers; wakes receivers; tells when something is next.
     pub fn wake(&self, now_ms: u64) -> Option<u64> {
-        let (ready, doomed, next) = self.decide(|stream| {
-            let mut ready = Vec::new();
+        let (news, doomed, next) = self.decide(|stream| {
+            let mut news = Vec::new();
             let mut doomed = false;
             let is_topic = stream.is_topic();
             for id in stream.readers() {
+                let dead = stream.counts(id).dead;
                 let count = stream.wake(id, now_ms);
-                ready.push((id, count));
+                news.push((id, Side::Ready, count));
+                // A lease of a dead message ran out: it is among the dead again.
+                let more = stream.counts(id).dead.saturating_sub(dead);
+                news.push((id, Side::Dead, usize::try_from(more).unwrap_or(usize::MAX)));
                 // Of a topic's readers some are links: what is due there is for the broker.
                 doomed |= stream.has_doomed(id) || (is_topic && count > 0);
             }
-            (ready, doomed, stream.next_wake_ms())
+            (news, doomed, stream.next_wake_ms())
         });
-        for (id, count) in ready {
-            self.ring(id, count);
+        for (id, side, count) in news {
+            self.ring(id, side, count);
         }
         if doomed {
             self.left_over.note(self.generation);
@@ -187,19 +206,19 @@ impl StreamCell {
         self.left_over.note(self.generation);
     }
 
-    /// The bell of a reader.
-    pub fn bell(&self, id: SubscriptionId) -> Arc<Bell> {
+    /// The bell of one side of a reader.
+    pub fn bell(&self, id: SubscriptionId, side: Side) -> Arc<Bell> {
         let mut bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        bells.entry(id).or_default().clone()
+        bells.entry((id, side)).or_default().clone()
     }
 
-    /// Wakes as many receivers as messages became ready.
-    pub fn ring(&self, id: SubscriptionId, messages: usize) {
+    /// Wakes as many receivers of one side as messages came to be there.
+    pub fn ring(&self, id: SubscriptionId, side: Side, messages: usize) {
         if messages == 0 {
             return;
         }
         let bells = self.bells.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(bell) = bells.get(&id) {
+        if let Some(bell) = bells.get(&(id, side)) {
             bell.ring(messages);
         }
     }

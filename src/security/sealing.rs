@@ -13,6 +13,7 @@ use std::sync::Arc;
 const SUBKEY_SEQ_BITS: u32 = 20;
 
 const FORMAT: &[u8; 18] = b"tertulia/1 message";
+const REASON_FORMAT: &[u8; 17] = b"tertulia/1 reason";
 
 /// A sealed message.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,6 +60,33 @@ pub fn open_message(
     bytes: &[u8],
 ) -> Option<Vec<u8>> {
     ciphers::open(&cipher_of(key, dot), nonce, &bind(dot, associated), bytes)
+}
+
+/// Seals why a message failed: the nonce, then the sealed bytes. Each message has a subkey of its
+/// own for that, apart from the one of its content; `associated` says whose reason it is.
+#[must_use]
+pub fn seal_reason(
+    key: &DataKey,
+    dot: &Dot,
+    associated: &[u8],
+    plain: &[u8],
+    rng: &dyn Rng,
+) -> Vec<u8> {
+    let nonce: [u8; NONCE_BYTES] = rng.bytes();
+    let mut sealed = nonce.to_vec();
+    ciphers::seal_onto(&reason_cipher(key, dot), &nonce, associated, plain, &mut sealed);
+    sealed
+}
+
+/// Opens what [`seal_reason`] sealed; `None` when anything differs.
+#[must_use]
+pub fn open_reason(key: &DataKey, dot: &Dot, associated: &[u8], sealed: &[u8]) -> Option<Vec<u8>> {
+    let (nonce, bytes) = sealed.split_first_chunk::<NONCE_BYTES>()?;
+    ciphers::open(&reason_cipher(key, dot), nonce, associated, bytes)
+}
+
+fn reason_cipher(key: &DataKey, dot: &Dot) -> Aes256Gcm {
+    ciphers::cipher(&keys::subkey(key.bytes(), &[REASON_FORMAT, &dot.to_bytes()]))
 }
 
 /// A keyed hash of a message's content. Two seals of one content differ in every byte; by this
@@ -184,6 +212,23 @@ mod tests {
             let cut = &sealed.bytes[..len];
             assert_eq!(open_message(&key, &home, b"ad", &sealed.nonce, cut), None);
         }
+    }
+
+    #[test]
+    fn a_reason_opens_for_its_message_alone() {
+        let (key, home) = (fixed_key(), dot(1, 2, 3));
+        let sealed = seal_reason(&key, &home, b"ad", b"why", &SystemRng);
+        assert!(!sealed.windows(3).any(|part| part == b"why"));
+        assert_eq!(open_reason(&key, &home, b"ad", &sealed).as_deref(), Some(&b"why"[..]));
+        assert_eq!(open_reason(&key, &dot(1, 2, 4), b"ad", &sealed), None);
+        assert_eq!(open_reason(&key, &home, b"da", &sealed), None);
+        assert_eq!(open_reason(&DataKey::generate(&SystemRng), &home, b"ad", &sealed), None);
+        for len in 0..sealed.len() {
+            assert_eq!(open_reason(&key, &home, b"ad", &sealed[..len]), None);
+        }
+        // Under another key than the message, with the same nonce and bound bytes.
+        let same = seal_message(&key, &home, b"", b"why", &Sevens).bytes;
+        assert_ne!(seal_reason(&key, &home, &bind(&home, b""), b"why", &Sevens)[12..], same);
     }
 
     #[test]

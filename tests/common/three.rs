@@ -36,6 +36,7 @@ use tertulia::replication::repair::{RepairAnswer, RepairRequest};
 use tertulia::replication::replica::{Replica, ReplicaParts};
 use tertulia::replication::sending::{Outgoing, Sender, Stored};
 use tertulia::replication::settling::Settled;
+use tertulia::replication::stream_cell::Side;
 use tertulia::rpc;
 use tertulia::security::keys::{ClusterSecret, DataKey, Keys};
 use tertulia::store::{RowOp, Store, StoreOptions, Table};
@@ -400,7 +401,7 @@ impl Three {
     /// Waits for messages at a node.
     pub async fn listening_at(&self, node: usize) -> Listening {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.listen(stream, SubscriptionId::QUEUE).await.unwrap()
+        coordinator.listen(stream, SubscriptionId::QUEUE, Side::Ready).await.unwrap()
     }
 
     /// Looks for a message at a node.
@@ -469,7 +470,8 @@ impl Three {
         lease_ms: u64,
     ) -> Vec<Delivery> {
         let Member { coordinator, stream, .. } = &self.0.members[0];
-        let listening = coordinator.listen(stream, SubscriptionId::QUEUE).await.unwrap();
+        let listening =
+            coordinator.listen(stream, SubscriptionId::QUEUE, Side::Ready).await.unwrap();
         let wait = async {
             loop {
                 let news = listening.bell().notified();

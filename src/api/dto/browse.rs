@@ -5,8 +5,9 @@ use super::scalars::{Base64, Time};
 use super::validate::{Bound, Faults, Rule, Validate, bound};
 use super::{page, present};
 use crate::base::limits;
+use crate::broker::Body;
 use crate::broker::browse::{self, Redriven};
-use crate::broker::{self, Body};
+use crate::broker::stats;
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
@@ -182,7 +183,7 @@ impl From<Redriven> for RedriveResult {
     }
 }
 
-/// How many messages a queue has, and who keeps them.
+/// How many messages a queue, or a subscription, has, and who keeps them.
 #[derive(Debug, Object, Serialize)]
 pub struct QueueStats {
     /// Waiting to be received, or for an older one of their group.
@@ -205,7 +206,7 @@ pub struct QueueStats {
     pub approximate: bool,
 }
 
-/// A node that keeps a copy of a queue.
+/// A node that keeps a copy of a queue, or of a subscription's topic.
 #[derive(Debug, Object, Serialize)]
 pub struct ReplicaView {
     /// The node.
@@ -214,8 +215,8 @@ pub struct ReplicaView {
     pub state: String,
 }
 
-impl From<broker::browse::QueueStats> for QueueStats {
-    fn from(stats: broker::browse::QueueStats) -> Self {
+impl From<stats::QueueStats> for QueueStats {
+    fn from(stats: stats::QueueStats) -> Self {
         let replica = |node| ReplicaView { node, state: "in_sync".to_owned() };
         Self {
             ready: stats.ready,

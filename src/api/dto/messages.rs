@@ -348,6 +348,9 @@ pub struct DeadLetterInfo {
     /// `max_failures`: it failed as often as its queue allows. `poison`: a consumer said so. More
     /// may come.
     pub reason: String,
+    /// The last `reason` that a consumer gave when it released it as `failed` or `poison`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
     /// When it died.
     pub died_at: Time,
 }
@@ -358,7 +361,12 @@ impl From<broker::DeadLetter> for DeadLetterInfo {
             DeathReason::MaxFailures => "max_failures",
             DeathReason::Poison => "poison",
         };
-        Self { queue: letter.queue, reason: reason.to_owned(), died_at: Time(letter.died_ms) }
+        Self {
+            queue: letter.queue,
+            reason: reason.to_owned(),
+            detail: letter.detail.map(|detail| detail.0),
+            died_at: Time(letter.died_ms),
+        }
     }
 }
 

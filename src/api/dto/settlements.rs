@@ -7,7 +7,7 @@ use super::validate::{Bound, Faults, Rule, Validate, bound};
 use crate::api::problem::Problem;
 use crate::base::limits;
 use crate::broker::refusal::{Outcome, Refusal};
-use crate::broker::{Action, Lease, Settlement, Verdict};
+use crate::broker::{Action, Lease, Reason, Settlement, Verdict};
 use poem_openapi::{Enum, Object};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -16,6 +16,8 @@ use std::collections::BTreeSet;
 const LEASE_SECONDS: Rule = Rule::Number(1, limits::LEASE_SECONDS_MAX as i64);
 /// Seconds for which a message that was given back is not due.
 const DELAY_SECONDS: Rule = Rule::Number(0, limits::DELAY_SECONDS_MAX as i64);
+/// Characters of a reason.
+pub(in crate::api) const REASON: Rule = Rule::Text(0, limits::REASON_CHARS_MAX);
 /// Characters of a receipt.
 const RECEIPT: Rule = Rule::Text(1, limits::RECEIPT_CHARS_MAX);
 
@@ -86,26 +88,38 @@ pub struct ReleaseRequest {
     /// the queue's back-off.
     #[serde(default, deserialize_with = "present")]
     pub delay_seconds: Option<i32>,
+    /// Why, for people: at most 1024 characters. After `failed` and `poison` it is kept, sealed, and
+    /// shown as `detail` of the dead letter, if the message dies.
+    #[serde(default, deserialize_with = "present")]
+    pub reason: Option<String>,
 }
 
 impl Validate for ReleaseRequest {
     const MAY_BE_ABSENT: bool = true;
-    const BOUNDS: &'static [Bound] = &[bound("delay_seconds", DELAY_SECONDS)];
+    const BOUNDS: &'static [Bound] =
+        &[bound("delay_seconds", DELAY_SECONDS), bound("reason", REASON)];
 
     fn validate(&self, faults: &mut Faults) {
         faults.number::<Self>("delay_seconds", self.delay_seconds);
+        faults.text::<Self>("reason", self.reason.as_deref());
     }
 }
 
-/// The action of a release.
+/// A release, as the broker is asked for it.
 #[must_use]
-pub fn release(outcome: Option<ReleaseOutcome>, delay_seconds: Option<i32>) -> Action {
+pub fn release(
+    receipt: String,
+    outcome: Option<ReleaseOutcome>,
+    delay_seconds: Option<i32>,
+    reason: Option<String>,
+) -> Settlement {
     let outcome = match outcome.unwrap_or_default() {
         ReleaseOutcome::HandedBack => crate::broker::ReleaseOutcome::HandedBack,
         ReleaseOutcome::Failed => crate::broker::ReleaseOutcome::Failed,
         ReleaseOutcome::Poison => crate::broker::ReleaseOutcome::Poison,
     };
-    Action::Release { outcome, delay_seconds }
+    let action = Action::Release { outcome, delay_seconds };
+    Settlement { reason: reason.map(Reason), ..Settlement::new(receipt, action) }
 }
 
 /// Receipts in one list.
@@ -159,15 +173,23 @@ pub struct ReleaseItem {
     /// the queue's back-off.
     #[serde(default, deserialize_with = "present")]
     pub delay_seconds: Option<i32>,
+    /// Why, for people: at most 1024 characters. After `failed` and `poison` it is kept, sealed, and
+    /// shown as `detail` of the dead letter, if the message dies.
+    #[serde(default, deserialize_with = "present")]
+    pub reason: Option<String>,
 }
 
 impl Validate for ReleaseItem {
-    const BOUNDS: &'static [Bound] =
-        &[bound("receipt", RECEIPT), bound("delay_seconds", DELAY_SECONDS)];
+    const BOUNDS: &'static [Bound] = &[
+        bound("receipt", RECEIPT),
+        bound("delay_seconds", DELAY_SECONDS),
+        bound("reason", REASON),
+    ];
 
     fn validate(&self, faults: &mut Faults) {
         faults.text::<Self>("receipt", Some(&self.receipt));
         faults.number::<Self>("delay_seconds", self.delay_seconds);
+        faults.text::<Self>("reason", self.reason.as_deref());
     }
 }
 
@@ -220,15 +242,16 @@ impl SettlementRequest {
             .receipts()
             .map(|(action, index, receipt)| Place { action, index, receipt: receipt.to_owned() })
             .collect();
-        let acks = self.ack.into_iter().flatten().map(|receipt| (receipt, Action::Ack));
+        let acks = self.ack.into_iter().flatten();
+        let acks = acks.map(|receipt| Settlement::new(receipt, Action::Ack));
         let extends = self.extend.into_iter().flatten();
-        let extends = extends
-            .map(|item| (item.receipt, Action::Extend { lease_seconds: item.lease_seconds }));
+        let extends = extends.map(|item| {
+            Settlement::new(item.receipt, Action::Extend { lease_seconds: item.lease_seconds })
+        });
         let releases = self.release.into_iter().flatten();
-        let releases =
-            releases.map(|item| (item.receipt, release(item.outcome, item.delay_seconds)));
-        let settlements = acks.chain(extends).chain(releases);
-        (places, settlements.map(|(receipt, action)| Settlement { receipt, action }).collect())
+        let releases = releases
+            .map(|item| release(item.receipt, item.outcome, item.delay_seconds, item.reason));
+        (places, acks.chain(extends).chain(releases).collect())
     }
 }
 

@@ -1,5 +1,6 @@
 //! Subscriptions.
 
+use super::browse::QueueStats;
 use super::objects::present_object;
 use super::scalars::Time;
 use super::validate::{Bound, Faults, Rule, Validate, bound};
@@ -190,6 +191,9 @@ pub struct SubscriptionView {
     pub etag: String,
     /// Its settings, every field present that applies: may be sent back as they are.
     pub config: SubscriptionConfig,
+    /// How many messages wait for it; only where one subscription is looked at, not in lists.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<QueueStats>,
 }
 
 impl SubscriptionView {
@@ -209,6 +213,7 @@ impl SubscriptionView {
             updated_at: Time(subscription.updated_ms),
             etag: broker::etag(&entry.record),
             config: subscription.into(),
+            stats: None,
         }
     }
 }

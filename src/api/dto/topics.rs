@@ -99,6 +99,27 @@ pub struct TopicView {
     pub config: TopicConfig,
     /// How many subscriptions it has, also those that you may not see.
     pub subscription_count: i32,
+    /// What it keeps; in lists only when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stats: Option<TopicStats>,
+}
+
+/// What a topic keeps.
+#[derive(Debug, Object, Serialize)]
+pub struct TopicStats {
+    /// Messages that some subscription has not settled, each counted once.
+    pub messages: i64,
+    /// Bytes of all of them, as kept.
+    pub bytes: i64,
+    /// Whether these are estimates: a purge is still being carried out.
+    pub approximate: bool,
+}
+
+impl From<broker::stats::TopicStats> for TopicStats {
+    fn from(stats: broker::stats::TopicStats) -> Self {
+        let broker::stats::TopicStats { messages, bytes, approximate } = stats;
+        Self { messages, bytes, approximate }
+    }
 }
 
 impl TopicView {
@@ -117,6 +138,7 @@ impl TopicView {
             config: topic.config.clone().into(),
             subscription_count: i32::try_from(count).unwrap_or(i32::MAX),
             name: entry.name,
+            stats: None,
         }
     }
 }
@@ -125,6 +147,15 @@ page!(
     /// Topics, by name.
     TopicPage of TopicView
 );
+
+/// What else a list of topics shall show.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]
+#[oai(rename_all = "snake_case")]
+#[serde(rename_all = "snake_case")]
+pub enum TopicInclude {
+    /// What each keeps.
+    Stats,
+}
 
 /// Whether a topic goes that still has messages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Enum, Serialize, Deserialize)]

@@ -6,21 +6,19 @@
 use super::Place;
 use super::frames::{self, Named, Op, Outcome};
 use super::metered::Metered;
+use super::operations::perform;
 use crate::api::auth::identify;
 use crate::api::codes;
-use crate::api::dto::settlements::{LeaseView, release};
 use crate::api::httpd::body::{BodiesFull, BodyMemory, Held};
 use crate::api::httpd::in_flight::{InFlight, TooManyRequests, Working};
 use crate::api::httpd::upgraded::Upgrades;
 use crate::api::problem::{Problem, from_error};
-use crate::api::resources::messages::judge_batch;
-use crate::api::resources::settlements::settle_one;
 use crate::api::scope::Here;
 use crate::base::limits;
 use crate::broker::consumers::{Handle, Terms};
 use crate::broker::refusal::Refusal;
 use crate::broker::standing::Standing;
-use crate::broker::{Action, Broker, Consumer, Durability, End, Farewell, ReceivedMessage, Window};
+use crate::broker::{Consumer, End, Farewell, ReceivedMessage, Window};
 use futures_util::future::{BoxFuture, join_all};
 use futures_util::stream::FuturesUnordered;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -29,7 +27,6 @@ use poem::http::{HeaderMap, StatusCode};
 use poem::{OnUpgrade, Request, Response};
 use serde_json::Value;
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, timeout};
@@ -469,32 +466,5 @@ impl Connection {
     fn credit(&self, consumer: &str, credit: i32) -> Result<Outcome, Problem> {
         self.consumer(consumer)?.add_credit(usize::try_from(credit).unwrap_or(0))?;
         Ok(Outcome::Done)
-    }
-}
-
-/// Does what the REST routes do.
-async fn perform(broker: &Arc<Broker>, standing: &Standing, op: Op) -> Result<Outcome, Problem> {
-    let by = &standing.by;
-    let settle = async |receipt: String, action: Action| {
-        let source = broker.source_of_receipt(&receipt)?;
-        settle_one(broker, by, source.as_source(), receipt, action).await
-    };
-    match op {
-        Op::Send(it) => {
-            let messages = it.messages.into_iter().map(Into::into).collect();
-            let results = broker.send(by, &it.queue, messages, Durability::Quorum, None).await?;
-            judge_batch(results).map(Outcome::Sent)
-        }
-        Op::Ack(it) => settle(it.receipt, Action::Ack).await.map(|_| Outcome::Done),
-        Op::Release(it) => {
-            let action = release(it.outcome, it.delay_seconds);
-            settle(it.receipt, action).await.map(|_| Outcome::Done)
-        }
-        Op::Extend(it) => {
-            let action = Action::Extend { lease_seconds: it.lease_seconds };
-            let lease = settle(it.receipt.clone(), action).await?.ok_or_else(frames::internal)?;
-            Ok(Outcome::Lease(LeaseView::new(it.receipt, &lease)))
-        }
-        _ => Err(frames::internal()),
     }
 }

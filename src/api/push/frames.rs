@@ -6,8 +6,9 @@ use crate::api::dto::messages::{OutgoingMessage, ReceivedMessage, SendRequest};
 use crate::api::dto::objects::objects;
 use crate::api::dto::present;
 use crate::api::dto::scalars::Secret;
-use crate::api::dto::settlements::ReleaseOutcome;
+use crate::api::dto::settlements::{REASON, ReleaseOutcome};
 use crate::api::dto::validate::{Bound, Faults, Rule, Validate, bound};
+use crate::api::params::IdempotencyKey;
 use crate::api::payload::decode;
 use crate::api::problem::Problem;
 use crate::base::limits;
@@ -37,6 +38,7 @@ impl Validate for Head {
 pub(super) enum Op {
     Hello(Hello),
     Send(Send),
+    Publish(Publish),
     Subscribe(Subscribe),
     Credit(Credit),
     Unsubscribe(Unsubscribe),
@@ -63,6 +65,7 @@ pub(super) fn read(text: &str) -> (Option<Value>, Result<Op, Problem>) {
     let op = match head.op.as_deref() {
         Some("hello") => of(text, Op::Hello),
         Some("send") => of(text, Op::Send),
+        Some("publish") => of(text, Op::Publish),
         Some("subscribe") => of(text, Op::Subscribe),
         Some("credit") => of(text, Op::Credit),
         Some("unsubscribe") => of(text, Op::Unsubscribe),
@@ -116,6 +119,26 @@ fn queue(faults: &mut Faults, name: &str) {
     }
 }
 
+fn topic(faults: &mut Faults, name: &str) {
+    if let Err(error) = TopicName::parse(name) {
+        faults.add("topic", error.to_string(), "name");
+    }
+}
+
+fn batch(faults: &mut Faults, messages: &[OutgoingMessage]) {
+    faults.items::<SendRequest>("messages", messages.len());
+    if messages.len() <= limits::SEND_BATCH_MAX {
+        faults.each("messages", messages);
+    }
+}
+
+/// What a route takes as the header `Idempotency-Key`.
+fn key(faults: &mut Faults, key: Option<&str>) {
+    if key.is_some_and(|key| !IdempotencyKey::is_fit(key.as_bytes())) {
+        faults.add("idempotency_key", IdempotencyKey::rule(), "pattern");
+    }
+}
+
 /// Either a queue, or a topic and a subscription.
 fn source(faults: &mut Faults, it: &Subscribe) {
     let wrong = match (&it.queue, &it.topic, &it.subscription) {
@@ -131,8 +154,8 @@ fn source(faults: &mut Faults, it: &Subscribe) {
     if let Some(name) = &it.queue {
         queue(faults, name);
     }
-    if let Some(Err(error)) = it.topic.as_deref().map(TopicName::parse) {
-        faults.add("topic", error.to_string(), "name");
+    if let Some(name) = &it.topic {
+        topic(faults, name);
     }
     if let Some(Err(error)) = it.subscription.as_deref().map(SubscriptionName::parse) {
         faults.add("subscription", error.to_string(), "name");
@@ -158,12 +181,25 @@ frame! {
         queue: String,
         #[serde(deserialize_with = "objects::<_, _, { limits::SEND_BATCH_MAX }>")]
         messages: Vec<OutgoingMessage>,
+        #[serde(default, deserialize_with = "present")]
+        idempotency_key: Option<String>,
     } [] |it, faults| {
         queue(faults, &it.queue);
-        faults.items::<SendRequest>("messages", it.messages.len());
-        if it.messages.len() <= limits::SEND_BATCH_MAX {
-            faults.each("messages", &it.messages);
-        }
+        batch(faults, &it.messages);
+        key(faults, it.idempotency_key.as_deref());
+    }
+}
+frame! {
+    Publish {
+        topic: String,
+        #[serde(deserialize_with = "objects::<_, _, { limits::SEND_BATCH_MAX }>")]
+        messages: Vec<OutgoingMessage>,
+        #[serde(default, deserialize_with = "present")]
+        idempotency_key: Option<String>,
+    } [] |it, faults| {
+        topic(faults, &it.topic);
+        batch(faults, &it.messages);
+        key(faults, it.idempotency_key.as_deref());
     }
 }
 frame! {
@@ -209,9 +245,12 @@ frame! {
         outcome: Option<ReleaseOutcome>,
         #[serde(default, deserialize_with = "present")]
         delay_seconds: Option<i32>,
-    } [RECEIPT, DELAY] |it, faults| {
+        #[serde(default, deserialize_with = "present")]
+        reason: Option<String>,
+    } [RECEIPT, DELAY, bound("reason", REASON)] |it, faults| {
         faults.text::<Self>("receipt", Some(&it.receipt));
         faults.number::<Self>("delay_seconds", it.delay_seconds);
+        faults.text::<Self>("reason", it.reason.as_deref());
     }
 }
 
@@ -229,6 +268,7 @@ struct Answer<'a, T> {
 pub(super) enum Outcome {
     Done,
     Sent(crate::api::dto::messages::SendResponse),
+    Published(crate::api::dto::publish::PublishResponse),
     Consumer(Named),
     Lease(crate::api::dto::settlements::LeaseView),
 }
@@ -244,6 +284,7 @@ pub(super) fn answer(reference: Option<&Value>, outcome: &Result<Outcome, Proble
     match outcome {
         Ok(Outcome::Done) => write(&Answer::<()> { reference, status: 204, body: None }),
         Ok(Outcome::Sent(body)) => write(&Answer { reference, status: 201, body: Some(body) }),
+        Ok(Outcome::Published(body)) => write(&Answer { reference, status: 201, body: Some(body) }),
         Ok(Outcome::Consumer(body)) => write(&Answer { reference, status: 200, body: Some(body) }),
         Ok(Outcome::Lease(body)) => write(&Answer { reference, status: 200, body: Some(body) }),
         Err(problem) => write(&Answer { reference, status: problem.status, body: Some(problem) }),

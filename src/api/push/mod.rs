@@ -5,6 +5,7 @@ pub mod connect;
 pub mod event_stream;
 mod frames;
 mod metered;
+mod operations;
 
 use super::problem::Problem;
 use crate::base::limits;

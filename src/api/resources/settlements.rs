@@ -32,8 +32,7 @@ impl Settlements {
             &auth.app.broker,
             &auth.caller,
             Source::Queue(&queue.0.0),
-            receipt.0.0,
-            Action::Ack,
+            Settlement::new(receipt.0.0, Action::Ack),
         )
         .await?;
         Ok(Empty::done())
@@ -69,8 +68,9 @@ impl Settlements {
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
         let source = Source::Queue(&queue.0.0);
-        let action = release(body.0.outcome, body.0.delay_seconds);
-        settle_one(&auth.app.broker, &auth.caller, source, receipt.0.0, action).await?;
+        let ReleaseRequest { outcome, delay_seconds, reason } = body.0;
+        let release = release(receipt.0.0, outcome, delay_seconds, reason);
+        settle_one(&auth.app.broker, &auth.caller, source, release).await?;
         Ok(Empty::done())
     }
 
@@ -134,7 +134,8 @@ pub(super) async fn extend_one(
     body: &LeaseExtension,
 ) -> Result<Answer<LeaseView>, Problem> {
     let action = Action::Extend { lease_seconds: body.lease_seconds };
-    let lease = settle_one(&auth.app.broker, &auth.caller, source, receipt.clone(), action).await?;
+    let settlement = Settlement::new(receipt.clone(), action);
+    let lease = settle_one(&auth.app.broker, &auth.caller, source, settlement).await?;
     let lease = lease.ok_or_else(|| Problem::new(codes::INTERNAL, "internal error"))?;
     Ok(Answer::ok(LeaseView::new(receipt, &lease)))
 }
@@ -144,11 +145,9 @@ pub(in crate::api) async fn settle_one(
     broker: &Broker,
     by: &Caller,
     source: Source<'_>,
-    receipt: String,
-    action: Action,
+    settlement: Settlement,
 ) -> Result<Option<Lease>, Problem> {
-    let settlement = vec![Settlement { receipt, action }];
-    let settling = broker.settle(by, source, settlement);
+    let settling = broker.settle(by, source, vec![settlement]);
     let verdicts = settling.await.map_err(|refusal| match refusal {
         Refusal::Invalid(mut faults) => {
             for fault in &mut faults {

@@ -73,8 +73,12 @@ impl Subscriptions {
         subscription: Path<SubscriptionSegment>,
     ) -> Result<Answer<SubscriptionView>, Problem> {
         let (topic, name) = (&topic.0.0, &subscription.0.0);
-        let entry = auth.app.broker.get_subscription(&auth.caller, topic, name).await?;
-        Ok(view(Answer::ok, &auth, topic, entry))
+        let broker = &auth.app.broker;
+        let entry = broker.get_subscription(&auth.caller, topic, name).await?;
+        let stats = Some(broker.subscription_stats(&entry).await?.into());
+        let view = SubscriptionView { stats, ..SubscriptionView::new(broker, topic, entry) };
+        let etag = view.etag.clone();
+        Ok(Answer::ok(view).etag(&etag))
     }
 
     /// Change a subscription

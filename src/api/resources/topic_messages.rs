@@ -17,11 +17,20 @@ use crate::api::params::{
 };
 use crate::api::payload::{Answer, Body, Empty};
 use crate::api::problem::Problem;
-use crate::broker::{Action, Source};
+use crate::broker::{Action, PublishResult, Settlement, Source};
 use poem_openapi::OpenApi;
 
 /// The handlers of `/topics/{topic}/messages` and `/topics/{topic}/subscriptions/{subscription}/…`.
 pub struct TopicMessages;
+
+/// The same as for a batch that was sent.
+pub(in crate::api) fn judge_published(
+    published: Vec<PublishResult>,
+) -> Result<PublishResponse, Problem> {
+    let matched = published.iter().map(|published| published.matched).collect();
+    let results = published.into_iter().map(|published| published.result).collect();
+    Ok(PublishResponse::new(judge_batch(results)?, matched))
+}
 
 fn source<'a>(topic: &'a Path<TopicSegment>, name: &'a Path<SubscriptionSegment>) -> Source<'a> {
     Source::Subscription { topic: &topic.0.0, name: &name.0.0 }
@@ -51,10 +60,7 @@ impl TopicMessages {
         let (broker, by) = (&auth.app.broker, &auth.caller);
         let (route, key) = (require_route.get(), key.0.as_deref());
         let publish = broker.publish(by, &topic.0.0, messages, durability, route, key).await?;
-        let matched = publish.iter().map(|published| published.matched).collect();
-        let results = publish.into_iter().map(|published| published.result).collect();
-        let response = judge_batch(results)?;
-        Ok(Answer::created(PublishResponse::new(response, matched)))
+        judge_published(publish).map(Answer::created)
     }
 
     /// Look at messages of a subscription
@@ -170,8 +176,7 @@ impl TopicMessages {
             &auth.app.broker,
             &auth.caller,
             source(&topic, &subscription),
-            receipt.0.0,
-            Action::Ack,
+            Settlement::new(receipt.0.0, Action::Ack),
         )
         .await?;
         Ok(Empty::done())
@@ -215,14 +220,9 @@ impl TopicMessages {
         body: Body<ReleaseRequest>,
     ) -> Result<Empty, Problem> {
         let source = source(&topic, &subscription);
-        settle_one(
-            &auth.app.broker,
-            &auth.caller,
-            source,
-            receipt.0.0,
-            release(body.0.outcome, body.0.delay_seconds),
-        )
-        .await?;
+        let ReleaseRequest { outcome, delay_seconds, reason } = body.0;
+        let release = release(receipt.0.0, outcome, delay_seconds, reason);
+        settle_one(&auth.app.broker, &auth.caller, source, release).await?;
         Ok(Empty::done())
     }
 

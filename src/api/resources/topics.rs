@@ -2,7 +2,7 @@
 
 use crate::api::auth::Auth;
 use crate::api::dto::grants::{GrantPage, GrantRequest, GrantView};
-use crate::api::dto::topics::{TopicConfig, TopicDeletionMode, TopicPage, TopicView};
+use crate::api::dto::topics::{TopicConfig, TopicDeletionMode, TopicInclude, TopicPage, TopicView};
 use crate::api::params::{
     Cursor, GranteeSegment, IfMatch, Limit, Owner, Path, Prefix, Query, TopicSegment,
 };
@@ -40,6 +40,8 @@ impl Topics {
         owner: Query<Owner>,
         /// Only names that begin so.
         prefix: Query<Prefix>,
+        /// What else to show: `stats`.
+        include: Query<TopicInclude>,
         /// Items on a page. Default: 100.
         limit: Query<Limit>,
         /// Where the page before ended: its `next_cursor`.
@@ -52,7 +54,19 @@ impl Topics {
         let (broker, by) = (&auth.app.broker, &auth.caller);
         let prefix = prefix.text().unwrap_or_default();
         let page = broker.list_topics(by, owner, prefix, cursor.text(), limit.get()).await?;
-        Ok(Answer::ok(TopicPage::from_page(page, |entry| TopicView::new(broker, by, entry))))
+        let mut stats = Vec::new();
+        if include.0 == Some(TopicInclude::Stats) {
+            for entry in &page.items {
+                // One that cannot be counted now is listed without.
+                stats.push(broker.topic_stats(entry).await.ok());
+            }
+        }
+        let mut stats = stats.into_iter();
+        let item = |entry| TopicView {
+            stats: stats.next().flatten().map(Into::into),
+            ..TopicView::new(broker, by, entry)
+        };
+        Ok(Answer::ok(TopicPage::from_page(page, item)))
     }
 
     /// Look at a topic
@@ -63,8 +77,12 @@ impl Topics {
         /// The topic's name.
         topic: Path<TopicSegment>,
     ) -> Result<Answer<TopicView>, Problem> {
-        let entry = auth.app.broker.get_topic(&auth.caller, &topic.0.0).await?;
-        Ok(view(Answer::ok, &auth, entry))
+        let broker = &auth.app.broker;
+        let entry = broker.get_topic(&auth.caller, &topic.0.0).await?;
+        let stats = Some(broker.topic_stats(&entry).await?.into());
+        let view = TopicView { stats, ..TopicView::new(broker, &auth.caller, entry) };
+        let etag = view.etag.clone();
+        Ok(Answer::ok(view).etag(&etag))
     }
 
     /// Change a topic

@@ -25,9 +25,10 @@ its `code`. Words in `code`, `status` and `state` may grow: take one you do not 
 Optional fields are left out, never null.\n\nThe permanent connection is the WebSocket \
 `GET /v1/connect` (subprotocol `tertulia.v1`). Authenticate by `Authorization`, or within 5 s by \
 the first frame `{\"op\":\"hello\",\"ref\":1,\"token\":\"…\"}`. Frames are JSON texts. You \
-send `{\"op\", \"ref\", …}`: `send` (`queue`, `messages`), `subscribe` (`queue`, or `topic` and \
+send `{\"op\", \"ref\", …}`: `send` (`queue`, `messages`, `idempotency_key`), `publish` (`topic`, \
+`messages`, `idempotency_key`), `subscribe` (`queue`, or `topic` and \
 `subscription`; `credit` of 1 to 1000, `lease_seconds`), `credit` (`consumer`, `credit`: adds), `unsubscribe` (`consumer`), `ack` \
-(`receipt`), `extend` (`receipt`, `lease_seconds`), `release` (`receipt`, `outcome`). Each is \
+(`receipt`), `extend` (`receipt`, `lease_seconds`), `release` (`receipt`, `outcome`, `delay_seconds`, `reason`). Each is \
 answered by `{\"ref\", \"status\", \"body\"}`, status and body of the REST route, in the order in \
 which they are done; `subscribe` by `{\"consumer\"}`. Messages come as `{\"event\": \"message\", \
 \"consumer\", \"message\": ReceivedMessage}` while credit lasts; a consumer that may receive no more \

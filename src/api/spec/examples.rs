@@ -97,13 +97,17 @@ const TOPIC: &str = r#"{"name": "news", "owner": "alice",
     "created_at": "2026-01-02T03:04:05.678Z", "updated_at": "2026-01-02T03:04:05.678Z",
     "etag": "MQ", "my_rights": ["publish", "subscribe", "manage"], "subscription_count": 1,
     "config": {"max_message_bytes": 1048576, "replicas": 3, "retention_seconds": 1209600,
-    "dedup_seconds": 600, "max_bytes": 0}}"#;
+    "dedup_seconds": 600, "max_bytes": 0},
+    "stats": {"messages": 1, "bytes": 312, "approximate": false}}"#;
 const SUBSCRIPTION: &str = r#"{"topic": "news", "name": "sports", "owner": "alice",
     "status": "active", "created_at": "2026-01-02T03:04:05.678Z",
     "updated_at": "2026-01-02T03:04:05.678Z", "etag": "MQ",
     "config": {"filter": {"routing_key": "sports.#"}, "start": "new", "lease_seconds": 30,
     "max_failures": 10, "backoff_min_seconds": 0, "backoff_max_seconds": 600,
-    "max_in_flight": 120000, "paused": false}}"#;
+    "max_in_flight": 120000, "paused": false},
+    "stats": {"ready": 1, "leased": 0, "delayed": 0, "dead": 0, "bytes": 312,
+    "oldest_age_seconds": 7, "receivers_waiting": 0,
+    "replicas": [{"node": "5f0c1d2e3a4b5c6d", "state": "in_sync"}], "approximate": false}}"#;
 const GRANT: &str = r#"{"username": "*", "rights": ["send", "receive"], "granted_by": "alice",
     "granted_at": "2026-01-02T03:04:05.678Z"}"#;
 

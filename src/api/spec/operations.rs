@@ -271,7 +271,8 @@ operations! {
         "If it exists and you own or manage it, only the fields you give must match: declare \
         your queues at every start.";
     list_queues GET "/v1/queues" queues AnyUser;
-        [200 "A page of the queues that you may see, by name."] [] "";
+        [200 "A page of the queues that you may see, by name."] []
+        "Without `stats`, unless `include=stats` asks for them.";
     get_queue GET "/v1/queues/{queue}" queues AnyRight;
         etag [200 "The queue."] [FORBIDDEN, QUEUE_NOT_FOUND] "";
     update_queue PATCH "/v1/queues/{queue}" queues Right("manage");
@@ -350,7 +351,8 @@ operations! {
         [NAME_TAKEN, CONFIG_DIFFERS, QUOTA]
         "If it exists and you own or manage it, only the fields you give must match.";
     list_topics GET "/v1/topics" topics AnyUser;
-        [200 "A page of the topics that you may see, by name."] [] "";
+        [200 "A page of the topics that you may see, by name."] []
+        "Without `stats`, unless `include=stats` asks for them.";
     get_topic GET "/v1/topics/{topic}" topics AnyTopicRight;
         etag [200 "The topic."] [FORBIDDEN, TOPIC_NOT_FOUND] "";
     update_topic PATCH "/v1/topics/{topic}" topics TopicRight("manage");
@@ -383,7 +385,7 @@ operations! {
         "Whatever is published after the answer reaches it. With `deliver_to` the messages are         moved into that queue, which needs the right `send` there. If it exists and is yours, only         the fields you give must match.";
     list_subscriptions GET "/v1/topics/{topic}/subscriptions" subscriptions AnyUser;
         [200 "A page of subscriptions, by name."] [TOPIC_NOT_FOUND]
-        "The topic's owner sees all, others their own.";
+        "The topic's owner sees all, others their own. Without `stats`: look at one to see them.";
     get_subscription GET "/v1/topics/{topic}/subscriptions/{subscription}" subscriptions Subscriber;
         etag [200 "The subscription."] [NOT_OWNER, TOPIC_NOT_FOUND, SUBSCRIPTION_NOT_FOUND]
         "A creator who loses `subscribe`, or `send` on the queue, has it `suspended`: nothing is         delivered, and messages wait until they expire.";

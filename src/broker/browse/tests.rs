@@ -3,8 +3,8 @@ use super::*;
 use crate::broker::send::Due;
 use crate::broker::testing::{broker, broker_and_clock, fault, user};
 use crate::broker::{
-    Action, Durability, Messages, OutgoingMessage, QueueChange, ReceiveRequest, ReceivedMessage,
-    ReleaseOutcome, Settlement,
+    Action, Durability, Messages, OutgoingMessage, QueueChange, Reason, ReceiveRequest,
+    ReceivedMessage, ReleaseOutcome, Settlement,
 };
 
 const Q: Source<'static> = Source::Queue("q");
@@ -23,7 +23,7 @@ async fn receive(broker: &Broker, by: &Caller, max: i32) -> Vec<ReceivedMessage>
 
 async fn release(broker: &Broker, by: &Caller, message: &ReceivedMessage, outcome: ReleaseOutcome) {
     let action = Action::Release { outcome, delay_seconds: None };
-    let settlement = Settlement { receipt: message.receipt.clone().unwrap(), action };
+    let settlement = Settlement::new(message.receipt.clone().unwrap(), action);
     broker.settle(by, Q, vec![settlement]).await.unwrap();
 }
 
@@ -40,6 +40,46 @@ async fn all(
         Body::Binary(_) => panic!("text was sent"),
     };
     page.items.into_iter().map(told).collect()
+}
+
+#[tokio::test]
+async fn a_dead_letter_tells_the_last_reason_wherever_it_is_shown() {
+    let (broker, _) = broker_and_clock();
+    let ana = user(&broker, "ana").await;
+    broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+    let because = async |message: &ReceivedMessage, outcome, reason: &str| {
+        let action = Action::Release { outcome, delay_seconds: None };
+        let settlement = Settlement::new(message.receipt.clone().unwrap(), action);
+        let reason = Some(Reason(reason.to_owned()));
+        broker.settle(&ana, Q, vec![Settlement { reason, ..settlement }]).await.unwrap();
+    };
+    for text in ["told", "untold"] {
+        send(&broker, &ana, text, Due::Default).await;
+    }
+    let got = receive(&broker, &ana, 2).await;
+    because(&got[0], ReleaseOutcome::Failed, "first").await;
+    because(&got[1], ReleaseOutcome::Poison, "").await;
+    let again = receive(&broker, &ana, 1).await;
+    because(&again[0], ReleaseOutcome::Poison, "no such account: ñ").await;
+    let detail = |letter: &Option<DeadLetter>| {
+        letter.as_ref().unwrap().detail.as_ref().map(|detail| detail.0.clone())
+    };
+    let told = Some("no such account: ñ".to_owned());
+    let page = broker.browse(&ana, Q, Some(MessageState::Dead), None, 100).await.unwrap();
+    let shown: Vec<_> = page.items.iter().map(|item| detail(&item.dead_letter)).collect();
+    assert_eq!(shown, [told.clone(), None]);
+    let one = broker.get_message(&ana, Q, &got[0].id).await.unwrap();
+    assert_eq!(detail(&one.dead_letter), told);
+    let key = Some("k".to_owned());
+    let dead =
+        ReceiveRequest { max_messages: 2, from_dead: true, key, ..ReceiveRequest::default() };
+    for _ in 0..2 {
+        // The second is a repeat of the first.
+        let received = broker.receive(&ana, Q, dead.clone(), || ()).await.unwrap();
+        let shown: Vec<_> = received.iter().map(|item| detail(&item.dead_letter)).collect();
+        assert_eq!(shown, [told.clone(), None]);
+    }
+    assert!(!format!("{one:?}").contains("account"), "nor does it reach a log");
 }
 
 #[tokio::test]

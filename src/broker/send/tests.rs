@@ -104,12 +104,10 @@ async fn times_beyond_the_retention_are_refused() {
     let request = ReceiveRequest { max_messages: 10, ..ReceiveRequest::default() };
     let got = broker.receive(&ana, Source::Queue("q"), request, || ()).await.unwrap();
     assert_eq!(got.len(), 1, "the other one is not due");
-    let release = |seconds| Settlement {
-        receipt: got[0].receipt.clone().unwrap(),
-        action: Action::Release {
-            outcome: ReleaseOutcome::HandedBack,
-            delay_seconds: Some(seconds),
-        },
+    let release = |seconds| {
+        let (outcome, delay_seconds) = (ReleaseOutcome::HandedBack, Some(seconds));
+        let receipt = got[0].receipt.clone().unwrap();
+        Settlement::new(receipt, Action::Release { outcome, delay_seconds })
     };
     let settle = |seconds| broker.settle(&ana, Source::Queue("q"), vec![release(seconds)]);
     assert_eq!(fault(&settle(15 * DAY).await.unwrap_err()), "settlements[0].delay_seconds");

@@ -76,9 +76,20 @@ impl Stream {
         picked
     }
 
+    /// Takes up to `max` dead messages that nobody else has picked, the oldest first. They stay
+    /// among the dead, and until they are granted or put back nobody else picks them.
+    pub fn pick_dead(&mut self, id: SubscriptionId, max: usize) -> Vec<Picked> {
+        let Some(reader) = self.readers.get_mut(&id) else { return Vec::new() };
+        let free = reader.dead.difference(&reader.picked_dead).take(max).copied();
+        let places: Vec<Place> = free.collect();
+        reader.picked_dead.extend(&places);
+        places.into_iter().map(|place| (place, None)).collect()
+    }
+
     /// Puts a picked message back, unless it was settled or leased meanwhile.
     pub fn unpick(&mut self, id: SubscriptionId, place: Place, payload: Option<Kept>, now_ms: u64) {
         if let Some(reader) = self.readers.get_mut(&id) {
+            reader.picked_dead.remove(&place);
             reader.seat(place, payload, self.marks.get(&place.1), now_ms);
         }
     }
@@ -343,7 +354,8 @@ impl Stream {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         invariant!(reader.open.contains(dot), "R27", "a grant of {dot} without its payload");
         reader.unseat(place);
-        let live = Live { attempt, has_row: grant.is_none(), grant };
+        let has_reason = reader.attempts.get(&dot).is_some_and(|old| old.has_reason);
+        let live = Live { attempt, has_row: grant.is_none(), has_reason, grant };
         if let Some(old) = reader.attempts.insert(dot, live) {
             invariant!(old.attempt.counter < attempt.counter, "R24", "the fence of {dot} falls");
             if old.has_row && grant.is_some() {

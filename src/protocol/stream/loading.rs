@@ -48,6 +48,8 @@ pub struct LoadedReader {
     pub grants: Vec<(RequesterId, GrantRow)>,
     /// Attempts with rows of their own.
     pub attempts: Vec<Attempt>,
+    /// Messages with a reason for their last failure.
+    pub reasons: Vec<Dot>,
 }
 
 impl Stream {
@@ -111,7 +113,7 @@ impl Stream {
         rules: Rules,
     ) -> Reader {
         let mut reader = Reader::new(id, rules);
-        let LoadedReader { meta, mut open, head, read_to, grants, attempts } = loaded;
+        let LoadedReader { meta, mut open, head, read_to, grants, attempts, reasons } = loaded;
         (reader.floor, reader.top, reader.purged) = (meta.floor, meta.floor, meta.purged);
         open.subtract(&reader.purged);
         (reader.open_count, reader.bytes) = (open.len(), self.sizes.of(&open));
@@ -134,6 +136,11 @@ impl Stream {
         let held: Vec<Attempt> = reader.attempts.values().map(|live| live.attempt).collect();
         for attempt in held.iter().filter(|attempt| attempt.is_held(now_ms)) {
             reader.goes_out(attempt, self.marks.get(&attempt.place.1), now_ms);
+        }
+        for dot in reasons {
+            if let Some(live) = reader.attempts.get_mut(&dot) {
+                live.has_reason = true;
+            }
         }
         self.seat_all(&mut reader, marked.chain(head), now_ms);
         reader
@@ -177,7 +184,12 @@ fn load_grant(reader: &mut Reader, requester: RequesterId, row: &GrantRow, now_m
         let dot = attempt.place.1;
         let newer = reader.attempts.get(&dot).is_none_or(|l| l.attempt.counter < row.counter);
         if reader.open.contains(dot) && newer {
-            let live = Live { attempt: *attempt, has_row: false, grant: Some(requester) };
+            let live = Live {
+                attempt: *attempt,
+                has_row: false,
+                has_reason: false,
+                grant: Some(requester),
+            };
             let old = reader.attempts.insert(dot, live).and_then(|old| old.grant);
             if let Some(old) = old.and_then(|r| reader.grants.get_mut(&r)) {
                 old.open = old.open.saturating_sub(1);
@@ -207,7 +219,8 @@ fn load_attempt(reader: &mut Reader, attempt: Attempt) {
             live.has_row = true;
         }
         None => {
-            reader.attempts.insert(dot, Live { attempt, has_row: true, grant: None });
+            let live = Live { attempt, has_row: true, has_reason: false, grant: None };
+            reader.attempts.insert(dot, live);
         }
     }
 }

@@ -416,6 +416,13 @@ impl Stream {
         self.readers.get(&id)?.attempts.get(&dot).map(|live| &live.attempt)
     }
 
+    /// Whether somebody said why a message failed.
+    #[must_use]
+    pub fn has_reason(&self, id: SubscriptionId, dot: Dot) -> bool {
+        let live = self.readers.get(&id).and_then(|reader| reader.attempts.get(&dot));
+        live.is_some_and(|live| live.has_reason)
+    }
+
     /// The name of the user to whom a message is leased.
     #[must_use]
     pub fn holder(&self, id: SubscriptionId, dot: Dot) -> Option<&str> {

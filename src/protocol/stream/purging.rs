@@ -221,6 +221,9 @@ impl Reader {
                 if live.has_row {
                     changes.push(Change::DeleteAttempt(self.id, dot));
                 }
+                if live.has_reason {
+                    changes.push(Change::DeleteReason(self.id, dot));
+                }
                 self.leave_grant(live.grant, changes);
             }
         }

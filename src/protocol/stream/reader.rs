@@ -54,6 +54,8 @@ pub(super) struct Live {
     pub(super) attempt: Attempt,
     /// A row of its own overrides the grant's row.
     pub(super) has_row: bool,
+    /// Its last failure has a reason, in a row of its own.
+    pub(super) has_reason: bool,
     /// The grant whose row carries it.
     pub(super) grant: Option<RequesterId>,
 }
@@ -91,6 +93,9 @@ pub(super) struct Reader {
     /// Ends of messages with a time to live.
     pub(super) ends: BTreeSet<(u64, Dot)>,
     pub(super) dead: BTreeSet<Place>,
+    /// Those of the dead that a receiver has picked: until they are granted or put back, they are
+    /// nobody else's.
+    pub(super) picked_dead: BTreeSet<Place>,
     /// Expired, or failed too often: never handed out, left to the broker to drop or bury.
     pub(super) doomed: BTreeSet<Place>,
     /// Places of the living of each group, for a reader that keeps groups in order.
@@ -119,6 +124,7 @@ impl Reader {
             waits: Waits::default(),
             ends: BTreeSet::new(),
             dead: BTreeSet::new(),
+            picked_dead: BTreeSet::new(),
             doomed: BTreeSet::new(),
             groups: BTreeMap::new(),
             out: BTreeMap::new(),
@@ -277,6 +283,7 @@ impl Reader {
         }
         self.waits.remove(dot);
         self.dead.remove(&place);
+        self.picked_dead.remove(&place);
         self.doomed.remove(&place);
         self.window.remove(place).flatten()
     }

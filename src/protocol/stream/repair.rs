@@ -500,7 +500,8 @@ impl Stream {
         let Some(reader) = self.readers.get_mut(&id) else { return };
         reader.unseat(place);
         reader.top = reader.top.max(attempt.counter);
-        let live = super::reader::Live { attempt, has_row: true, grant: None };
+        let has_reason = reader.attempts.get(&place.1).is_some_and(|old| old.has_reason);
+        let live = super::reader::Live { attempt, has_row: true, has_reason, grant: None };
         if let Some(old) = reader.attempts.insert(place.1, live) {
             reader.leave_grant(old.grant, changes);
         }

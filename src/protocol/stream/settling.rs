@@ -6,7 +6,8 @@ use crate::crdt::dot::Dot;
 use crate::message::envelope::DeathReason;
 use crate::protocol::lease::{Attempt, Death, Hold, judge_settle};
 use crate::protocol::op::{
-    Change, Closes, Refusal, ReleaseOutcome, SettleAction, SettleItem, SettleOp, SettleVote,
+    Change, Closes, Reasons, Refusal, ReleaseOutcome, SettleAction, SettleItem, SettleOp,
+    SettleVote,
 };
 use crate::protocol::stream::held_ms;
 
@@ -15,13 +16,15 @@ pub(super) struct Settling<'a> {
     id: SubscriptionId,
     now_ms: u64,
     wall_ms: u64,
+    reasons: &'a Reasons,
     changes: &'a mut Vec<Change>,
 }
 
 impl<'a> Settling<'a> {
     /// One that was counted elsewhere: nothing of it is told in wall time.
     pub(super) fn of_repair(id: SubscriptionId, now_ms: u64, changes: &'a mut Vec<Change>) -> Self {
-        Self { id, now_ms, wall_ms: 0, changes }
+        static NONE: Reasons = Reasons::new();
+        Self { id, now_ms, wall_ms: 0, reasons: &NONE, changes }
     }
 }
 
@@ -42,7 +45,8 @@ impl Stream {
         }
         let mut changes = Vec::new();
         let mut votes = Vec::with_capacity(op.items.len());
-        let mut settling = Settling { id: op.reader, now_ms, wall_ms, changes: &mut changes };
+        let (id, reasons) = (op.reader, &op.reasons);
+        let mut settling = Settling { id, now_ms, wall_ms, reasons, changes: &mut changes };
         for item in &op.items {
             let item = SettleItem { place: self.own_place(item.place), ..*item };
             let vote = self.judge_item(op.reader, &item, now_ms);
@@ -112,6 +116,9 @@ impl Stream {
             if live.has_row {
                 settling.changes.push(Change::DeleteAttempt(id, dot));
             }
+            if live.has_reason {
+                settling.changes.push(Change::DeleteReason(id, dot));
+            }
             reader.leave_grant(live.grant, settling.changes);
         }
         if let Some(next) = reader.leave_group(place, mark.as_ref()) {
@@ -175,6 +182,21 @@ impl Stream {
             Hold::Released { ready_ms: settling.now_ms.saturating_add(pause_ms) }
         };
         self.overwrite(item, hold, (item.receive_count, failures), death, settling);
+        // What a message died of does not change while it is looked at among the dead.
+        if outcome != ReleaseOutcome::HandedBack && was_dead.is_none() {
+            self.explain(item, settling);
+        }
+    }
+
+    /// Keeps why the message failed, if its holder says so; else what was said before stays.
+    fn explain(&mut self, item: &SettleItem, settling: &mut Settling<'_>) {
+        let (id, dot) = (settling.id, item.place.1);
+        let Some(reason) = settling.reasons.get(&(dot, item.counter)) else { return };
+        let reader = self.readers.get_mut(&id);
+        if let Some(live) = reader.and_then(|reader| reader.attempts.get_mut(&dot)) {
+            live.has_reason = true;
+            settling.changes.push(Change::PutReason(id, dot, reason.clone()));
+        }
     }
 
     /// What the replica itself counted stands: the requester may not have heard of it.
@@ -207,6 +229,9 @@ impl Stream {
             live.attempt.redrives += 1;
             live.has_row = true;
             settling.changes.push(Change::PutAttempt(id, dot, live.attempt));
+            if std::mem::take(&mut live.has_reason) {
+                settling.changes.push(Change::DeleteReason(id, dot));
+            }
             let grant = live.grant.take();
             reader.leave_grant(grant, settling.changes);
         }

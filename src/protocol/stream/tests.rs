@@ -6,7 +6,7 @@ use crate::base::limits;
 use crate::message::envelope::GroupHash;
 use crate::protocol::lease::{GrantRow, Hold};
 use crate::protocol::op::{
-    LeaseDot, LeaseOp, LeaseVote, Purpose, SettleAction, SettleItem, SettleOp, SettleVote,
+    LeaseDot, LeaseOp, LeaseVote, Purpose, Reasons, SettleAction, SettleItem, SettleOp, SettleVote,
     StoreVote,
 };
 use bench::*;
@@ -182,7 +182,13 @@ fn f5_a_seal_closes_and_a_greater_live_version_lifts_it() {
     assert!(!bench.receive(1, 1_000, 0).is_empty(), "a drain goes on receiving");
     assert_eq!(bench.stream.close(seal(3, Closes::All)), [], "an older seal is void");
     bench.stream.close(seal(6, Closes::All));
-    let op = SettleOp { header: header(6), reader: Q, check_only: false, items: vec![] };
+    let op = SettleOp {
+        header: header(6),
+        reader: Q,
+        check_only: false,
+        items: vec![],
+        reasons: Reasons::new(),
+    };
     assert_eq!(bench.stream.settle(&op, 0, 0), Err(Refusal::Sealed));
     assert_eq!(bench.stream.may_store(7), Ok(()));
 }

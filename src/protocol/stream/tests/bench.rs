@@ -82,6 +82,7 @@ pub(super) struct Bench {
     pub(super) readers: BTreeMap<SubscriptionId, ReaderMeta>,
     pub(super) grants: BTreeMap<(SubscriptionId, RequesterId), GrantRow>,
     pub(super) attempts: BTreeMap<(SubscriptionId, Dot), Attempt>,
+    pub(super) reasons: BTreeMap<(SubscriptionId, Dot), Bytes>,
     pub(super) requests: u8,
     pub(super) sent: u64,
 }
@@ -110,6 +111,7 @@ impl Bench {
             readers: BTreeMap::new(),
             grants: BTreeMap::new(),
             attempts: BTreeMap::new(),
+            reasons: BTreeMap::new(),
             requests: 0,
             sent: 0,
         }
@@ -130,6 +132,10 @@ impl Bench {
                 Change::DeleteGrant(id, r) => drop(self.grants.remove(&(id, r))),
                 Change::PutAttempt(id, dot, it) => drop(self.attempts.insert((id, dot), it)),
                 Change::DeleteAttempt(id, dot) => drop(self.attempts.remove(&(id, dot))),
+                Change::PutReason(id, dot, it) => drop(self.reasons.insert((id, dot), it)),
+                Change::DeleteReason(id, dot) => {
+                    assert!(self.reasons.remove(&(id, dot)).is_some(), "there is none");
+                }
                 Change::PutMeta => self.meta = self.stream.meta(),
                 Change::PutReader(id) => {
                     self.readers.insert(id, self.stream.reader_meta(id));
@@ -160,6 +166,9 @@ impl Bench {
         self.messages.iter().for_each(|(place, bytes)| sizes.insert(place.1, bytes.len()));
         if self.kind == StreamKind::Queue {
             readers.entry(Q).or_default().head = self.messages.keys().copied().collect();
+        }
+        for (id, dot) in self.reasons.keys() {
+            readers.entry(*id).or_default().reasons.push(*dot);
         }
         let loaded = Loaded {
             meta: self.meta.clone(),
@@ -263,12 +272,28 @@ impl Bench {
     pub(super) fn settle_by(
         &mut self,
         reader: SubscriptionId,
-        mut item: SettleItem,
+        item: SettleItem,
         action: SettleAction,
         now_ms: u64,
     ) -> SettleVote {
-        item.action = action;
-        let op = SettleOp { header: header(1), reader, check_only: false, items: vec![item] };
+        self.settle_because(reader, SettleItem { action, ..item }, None, now_ms)
+    }
+
+    pub(super) fn settle_because(
+        &mut self,
+        reader: SubscriptionId,
+        item: SettleItem,
+        reason: Option<&'static [u8]>,
+        now_ms: u64,
+    ) -> SettleVote {
+        let told = |reason| ((item.place.1, item.counter), Bytes::from_static(reason));
+        let op = SettleOp {
+            header: header(1),
+            reader,
+            check_only: false,
+            items: vec![item],
+            reasons: reason.map(told).into_iter().collect(),
+        };
         let (votes, changes) = self.stream.settle(&op, now_ms, now_ms).unwrap();
         self.commit(changes);
         votes[0]
@@ -304,5 +329,6 @@ impl Bench {
             && self.attempts.is_empty()
             && self.open.is_empty()
             && self.marks.is_empty()
+            && self.reasons.is_empty()
     }
 }

@@ -101,6 +101,70 @@ fn the_dead_are_leased_on_demand_and_dead_again_unless_acknowledged_or_redriven(
 }
 
 #[test]
+fn the_last_reason_stays_with_a_message_until_it_is_settled_or_redriven() {
+    let mut bench = Bench::of(StreamKind::Queue, Rules { max_failures: 2, ..rules() });
+    let dot = bench.send(1);
+    let said = |bench: &Bench| bench.reasons.get(&(Q, dot)).map(|it| it.to_vec());
+    let because = |item, action| SettleItem { action, ..item };
+    let first = bench.receive(1, 1_000, 0)[0];
+    bench.settle_because(Q, because(first, BACK), Some(b"tired"), 1);
+    assert_eq!(said(&bench), None, "nothing failed");
+    let second = bench.receive(1, 1_000, 2)[0];
+    bench.settle_because(Q, because(second, FAILED), Some(b"one"), 3);
+    bench.settle_because(Q, because(second, FAILED), Some(b"again"), 3);
+    assert_eq!(said(&bench).as_deref(), Some(&b"one"[..]), "a repeat says nothing new");
+    bench.restart(Boot(2), 4);
+    assert!(bench.stream.has_reason(Q, dot));
+    bench.receive(1, 1_000, 5);
+    bench.attend(Q, 5_000);
+    assert_eq!((bench.stream.counts(Q).dead, bench.stream.has_reason(Q, dot)), (1, true));
+    let dead = bench.stream.dead(Q, None, 9);
+    let looked = bench.lease(Q, dead, Purpose::DeliverDead, 1_000, 5_001)[0];
+    bench.settle_because(Q, because(looked, FAILED), Some(b"late"), 5_002);
+    assert_eq!(said(&bench).as_deref(), Some(&b"one"[..]), "it died of that");
+    bench.settle(looked, SettleAction::Redrive, 5_003);
+    assert_eq!((said(&bench), bench.stream.has_reason(Q, dot)), (None, false));
+    let third = bench.receive(1, 1_000, 5_004)[0];
+    let poison = SettleAction::Release { outcome: ReleaseOutcome::Poison, delay_ms: None };
+    bench.settle_because(Q, because(third, poison), Some(b"two"), 5_005);
+    assert_eq!(said(&bench).as_deref(), Some(&b"two"[..]));
+    bench.settle(third, SettleAction::Remove, 5_006);
+    assert!(bench.is_clean());
+
+    let dot = bench.send(2);
+    let item = bench.receive(1, 1_000, 6_000)[0];
+    bench.settle_because(Q, because(item, FAILED), Some(b"three"), 6_001);
+    let seen = bench.stream.seen();
+    let (_, changes) = bench.stream.purge(1, Q, &seen, 6_002).unwrap();
+    bench.commit(changes);
+    assert!(bench.reasons.is_empty() && !bench.stream.has_reason(Q, dot));
+}
+
+#[test]
+fn two_who_want_the_dead_do_not_pick_the_same_one() {
+    let mut bench = Bench::new();
+    let poison = SettleAction::Release { outcome: ReleaseOutcome::Poison, delay_ms: None };
+    for n in 1..=3 {
+        bench.send(n);
+        let item = bench.receive(1, 1_000, 0)[0];
+        bench.settle(item, poison, 0);
+    }
+    let all = bench.stream.dead(Q, None, 9);
+    let places = |picked: Vec<Picked>| picked.into_iter().map(|(place, _)| place).collect();
+    let first: Vec<Place> = places(bench.stream.pick_dead(Q, 2));
+    let second: Vec<Place> = places(bench.stream.pick_dead(Q, 2));
+    assert_eq!((&first[..], &second[..]), (&all[..2], &all[2..]));
+    assert_eq!(bench.stream.counts(Q).dead, 3, "they are still there");
+    bench.stream.unpick(Q, first[0], None, 0);
+    assert_eq!(places(bench.stream.pick_dead(Q, 9)) as Vec<Place>, first[..1]);
+    // Leased and given back, it is free for the next.
+    let item = bench.lease(Q, vec![first[1]], Purpose::DeliverDead, 1_000, 1)[0];
+    assert!(bench.stream.pick_dead(Q, 9).is_empty());
+    bench.settle(item, BACK, 2);
+    assert_eq!(places(bench.stream.pick_dead(Q, 9)) as Vec<Place>, first[1..]);
+}
+
+#[test]
 fn a_pause_after_a_failure_grows_and_a_given_delay_goes_before_it() {
     let rules = Rules { backoff_min_ms: 1_000, backoff_max_ms: 60_000, ..rules() };
     let mut bench = Bench::of(StreamKind::Queue, rules);
