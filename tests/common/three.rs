@@ -215,10 +215,15 @@ impl Three {
         let serving = spawn.clone();
         spawn.task(Box::pin(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                serving.task(Box::pin(rpc::serve(stream, handlers.clone(), serving.clone())));
+                serving.task(Box::pin(rpc::serve(
+                    stream,
+                    rpc::Class::Data,
+                    handlers.clone(),
+                    serving.clone(),
+                )));
             }
         }));
-        let client = rpc::Client::new(net.connect(at).await.unwrap(), &**spawn);
+        let client = rpc::Client::new(net.connect(at).await.unwrap(), rpc::Class::Data, &**spawn);
         *self.0.links[node].peer.lock().unwrap() = Some(Arc::new(RemotePeer::new(client)));
     }
 
