@@ -203,3 +203,7 @@ impl Line {
         self.state.send_replace(State::Dialing);
     }
 }
+
+#[cfg(test)]
+#[path = "link_tests.rs"]
+mod tests;
