@@ -222,8 +222,6 @@ pub const SLOTS: u16 = 256;
 
 /// Bytes of one frame between nodes.
 pub const FRAME_BYTES_MAX: usize = 32 << 20;
-/// Calls at once on one connection between nodes; above it the far end answers `overloaded`.
-pub const CALLS_IN_FLIGHT_MAX: usize = 1_024;
 /// How long a node that is no replica watches a stream at one before it asks again.
 pub const WATCH_TIME: Duration = Duration::from_secs(5);
 /// How often replicas compare their streams, when something has changed or somebody waits.
@@ -238,3 +236,30 @@ pub const PULL_BYTES_MAX: usize = 1 << 20;
 pub const GRANT_CHECK_TIME: Duration = Duration::from_secs(10);
 /// How often keyed messages whose window is over are looked for.
 pub const RETIRE_PERIOD: Duration = Duration::from_secs(10);
+/// Reads and writes of streams at once on one connection between nodes; above it the far end
+/// answers `overloaded`. Each class of calls has a connection of its own.
+pub const CALLS_DATA_MAX: usize = 1_024;
+/// The same for records and the layout.
+pub const CALLS_CONTROL_MAX: usize = 256;
+/// The same for repair: few and large.
+pub const CALLS_REPAIR_MAX: usize = 16;
+/// Open connections of other nodes. Metric `tertulia_peer_connections`.
+pub const PEER_CONNECTIONS_MAX: usize = 1_024;
+/// Connections that have not yet shown which node they come from.
+pub const PEER_HANDSHAKES_MAX: usize = 64;
+/// Time to reach another node and shake hands with it; the same for one that comes.
+pub const PEER_CONNECT_TIME: Duration = Duration::from_secs(5);
+/// Time for both greetings of a connection between nodes.
+pub const PEER_GREETING_TIME: Duration = Duration::from_secs(5);
+/// Bytes of a greeting between nodes.
+pub const PEER_GREETING_BYTES_MAX: usize = 1_024;
+/// Time for which nothing at all was read from a node that was asked, until a call that ran into
+/// its deadline ends the connection.
+pub const PEER_SILENCE_TIME: Duration = Duration::from_secs(2);
+/// Pause after the first failed attempt to reach a node; each next one is twice as long, up to
+/// [`PEER_PAUSE_MAX`], and up to half shorter by chance.
+pub const PEER_PAUSE_MIN: Duration = Duration::from_millis(100);
+/// Pause between two attempts to reach a node, at most.
+pub const PEER_PAUSE_MAX: Duration = Duration::from_secs(2);
+/// Time for which a call waits for a connection.
+pub const PEER_WAIT_TIME: Duration = Duration::from_millis(500);

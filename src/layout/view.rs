@@ -13,6 +13,11 @@ pub struct ViewId {
     pub hash: u64,
 }
 
+impl ViewId {
+    /// No view: what a node that is no member votes in, that is in none. No layout has version 0.
+    pub const NONE: Self = Self { version: 0, hash: 0 };
+}
+
 /// The replicas of a stream under each active layout version. During a change there are two, and
 /// a quorum needs a majority in each [R48].
 #[derive(Clone, Debug, PartialEq, Eq)]

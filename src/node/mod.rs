@@ -8,10 +8,11 @@
 mod certificate;
 pub mod folder;
 pub mod identity;
+mod links;
 pub mod parts;
 mod running;
 mod wiring;
 
 pub use certificate::CertificateError;
-pub use parts::Parts;
+pub use parts::{ClusterParts, Parts};
 pub use running::{Node, StartError};

@@ -1,10 +1,15 @@
 //! The seams, bundled: what a node needs of the world.
 
 use crate::base::clock::SystemClock;
+use crate::base::ids::NodeId;
 use crate::base::rng::SystemRng;
 use crate::base::seams::{BlockFile, Clock, Net, Rng, Spawn, SystemNet, SystemSpawn};
+use crate::layout::members::Layout;
 use crate::security::ClusterSecret;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::sync::Arc;
+use tokio::sync::watch;
 
 /// scrypt's cost in production: N = 2^17, 128 MiB and about a third of a second.
 pub const PASSWORD_COST_LOG2: u8 = 17;
@@ -29,8 +34,25 @@ pub struct Parts {
     pub password_cost_log2: u8,
     /// Renders the metrics.
     pub metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// The cluster that the node is in; `None`: it is alone.
+    pub cluster: Option<ClusterParts>,
     /// Called once the store is known to be this node's, before the listener opens.
     pub before_listening: Option<Hook>,
+}
+
+/// The cluster that a node is started into.
+pub struct ClusterParts {
+    /// The identity that a fresh data folder takes. A folder that has another stays what it is,
+    /// and the node is a gateway: it votes on nothing.
+    pub node: NodeId,
+    /// The members. A node that is not among them is a gateway.
+    pub layout: Layout,
+    /// Where other nodes connect.
+    pub listen: SocketAddr,
+    /// Where nodes are reached, as far as that is known.
+    pub addresses: watch::Receiver<BTreeMap<NodeId, SocketAddr>>,
+    /// Whether nodes speak TLS. Only a simulation turns it off.
+    pub tls: bool,
 }
 
 /// Something that is done once, and may fail with a reason.
@@ -54,6 +76,7 @@ impl Parts {
             admin_password: None,
             password_cost_log2: PASSWORD_COST_LOG2,
             metrics,
+            cluster: None,
             before_listening: None,
         }
     }

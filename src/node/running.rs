@@ -2,6 +2,7 @@
 
 use super::certificate::{CertificateError, Freshener};
 use super::identity::{Damaged, Identity, Stamp};
+use super::links::Links;
 use super::parts::Parts;
 use super::wiring;
 use crate::api::Readiness;
@@ -13,7 +14,8 @@ use crate::base::seams::Listener;
 use crate::broker::{Broker, Refusal};
 use crate::config::Settings;
 use crate::metadata::Registers;
-use crate::security::Keys;
+use crate::replication::coordinator::Coordinator;
+use crate::security::{Keys, TlsError};
 use crate::store::{OpenError, ReadError, Store, StoreOptions, Table, WriteClass};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -55,6 +57,17 @@ pub enum StartError {
         /// What the operating system says.
         error: std::io::Error,
     },
+    /// The address for other nodes cannot be listened at.
+    #[error("the address for other nodes, {at}: {error}")]
+    ListenPeers {
+        /// The address.
+        at: SocketAddr,
+        /// What the operating system says.
+        error: std::io::Error,
+    },
+    /// Other nodes cannot be talked to.
+    #[error("TLS between nodes: {0}")]
+    PeerTls(#[from] TlsError),
     /// The first administrator cannot be made.
     #[error(
         "auth.admin_username: {0}; if the user exists, auth.admin_password_file must hold its \
@@ -82,6 +95,10 @@ pub struct Node {
     pub(super) local: SocketAddr,
     pub(super) store: Store,
     pub(super) broker: Arc<Broker>,
+    pub(super) registers: Arc<Registers>,
+    pub(super) coordinator: Arc<Coordinator>,
+    /// Where other nodes connect.
+    pub(super) peers_at: Option<SocketAddr>,
     pub(super) ready: watch::Sender<Readiness>,
     /// Tells clients to go: long polls answer, connections end.
     pub(super) stopping: CancellationToken,
@@ -124,7 +141,9 @@ impl Node {
         let at = settings.http.listen;
         let listener: Box<dyn Listener> =
             parts.net.bind(at).await.map_err(|error| StartError::Listen { at, error })?;
-        let mut node = wiring::assemble(&parts, &settings, keys, born, registers, &*listener);
+        let links = Links::begin(&parts, &settings, &keys, &born).await?;
+        let mut node =
+            wiring::assemble(&parts, &settings, keys, born, registers, &*listener, links);
         if let (Some(admin), Some(password)) = (&settings.auth.first_admin, &parts.admin_password) {
             let made = node.broker.ensure_admin(admin.username.as_str(), password).await;
             made.map_err(StartError::Admin)?;
@@ -147,7 +166,10 @@ impl Node {
         let identity = match open.get(Table::Node, Identity::KEY)? {
             Some(row) => Identity::read(&row)?,
             None => Identity {
-                node: NodeId((*parts.rng).u64()),
+                node: match &parts.cluster {
+                    Some(cluster) => cluster.node,
+                    None => NodeId((*parts.rng).u64()),
+                },
                 secret_id: keys.id(),
                 cluster_name: settings.cluster.name.clone(),
             },
@@ -230,6 +252,24 @@ impl Node {
     #[must_use]
     pub fn broker(&self) -> &Arc<Broker> {
         &self.broker
+    }
+
+    /// The records, for whoever drives a node without HTTP.
+    #[must_use]
+    pub fn registers(&self) -> &Arc<Registers> {
+        &self.registers
+    }
+
+    /// The coordinator of streams, for the same.
+    #[must_use]
+    pub fn coordinator(&self) -> &Arc<Coordinator> {
+        &self.coordinator
+    }
+
+    /// Where other nodes connect; `None` on a node alone.
+    #[must_use]
+    pub fn peers_addr(&self) -> Option<SocketAddr> {
+        self.peers_at
     }
 
     /// Lets go of everything at once and writes nothing more: what a crash leaves of a process.

@@ -1,20 +1,18 @@
 //! Who is connected to whom.
 
 use super::certificate::Freshener;
+use super::links::{Links, NodeTasks};
 use super::parts::Parts;
 use super::running::{Born, Node};
 use crate::api::httpd::{Httpd, Options};
 use crate::api::{self, Api, Readiness};
 use crate::base::limits;
-use crate::base::seams::Listener;
+use crate::base::seams::{Listener, Spawn};
 use crate::broker::{Broker, BrokerParts, BrokerSettings};
 use crate::config::Settings;
-use crate::layout::members::Layout;
-use crate::layout::placement;
 use crate::metadata::Registers;
 use crate::replication::coordinator::{Coordinator, CoordinatorParts};
 use crate::replication::lapses::Lapses;
-use crate::replication::peers::Peers;
 use crate::replication::replica::{Replica, ReplicaParts};
 use crate::security::{Keys, Passwords, ReceiptSealer};
 use std::future::Future;
@@ -52,13 +50,12 @@ pub(super) fn assemble(
     born: Born,
     registers: Arc<Registers>,
     listener: &dyn Listener,
+    links: Links,
 ) -> Node {
     let Born { identity, boot, store, service, hlc } = born;
     let (tasks, workers) = (TaskTracker::new(), CancellationToken::new());
     let stopping = CancellationToken::new();
-    let layout = Layout::alone(identity.node);
     let lapses = Lapses::new(service.clone());
-    let view = placement::view_of(&layout, crate::base::ids::Generation([0; 16]), 1).id();
     let replica = Replica::new(ReplicaParts {
         node: identity.node,
         boot,
@@ -68,27 +65,22 @@ pub(super) fn assemble(
         hlc,
         spawn: parts.spawn.clone(),
         lapses: lapses.clone(),
-        view,
-        is_shared: false,
+        view: links.view(),
+        is_shared: links.layout.members.len() > 1,
         streams_max: limits::STREAMS_LOADED_MAX,
     });
-    let coordinator = Coordinator::new(CoordinatorParts {
-        replica,
-        peers: Peers::new(),
-        layout,
-        keys: keys.clone(),
-        clock: parts.clock.clone(),
-        rng: parts.rng.clone(),
-    });
+    let peers_at = links.listens_at();
+    let own = NodeTasks { spawn: parts.spawn.clone(), tasks: tasks.clone(), stop: workers.clone() };
+    let coordinator = coordinate(parts, links, replica, &keys, Arc::new(own));
     let receipts = ReceiptSealer::new(&keys, identity.node, boot, &*parts.rng);
     let cost = parts.password_cost_log2;
     let broker = Arc::new(Broker::new(BrokerParts {
-        registers,
+        registers: registers.clone(),
         keys,
         passwords: Passwords::new(cost, parts.spawn.clone(), parts.rng.clone()),
         clock: parts.clock.clone(),
         rng: parts.rng.clone(),
-        coordinator,
+        coordinator: coordinator.clone(),
         receipts,
         stopping: stopping.clone(),
         settings: BrokerSettings {
@@ -104,9 +96,42 @@ pub(super) fn assemble(
     work(Box::pin(Node::keep_time(store.clone(), identity.clone(), workers.clone())));
     let (ready, _) = watch::channel(Readiness::Starting("the node is starting".into()));
     let (id, local) = (identity.node, listener.local_addr());
-    let server = TaskTracker::new();
-    let look = None;
-    Node { id, boot, local, store, broker, ready, stopping, workers, look, tasks, server }
+    Node {
+        id,
+        boot,
+        local,
+        store,
+        broker,
+        registers,
+        coordinator,
+        peers_at,
+        ready,
+        stopping,
+        workers,
+        look: None,
+        tasks,
+        server: TaskTracker::new(),
+    }
+}
+
+/// Joins this node's replica with those of the other members.
+fn coordinate(
+    parts: &Parts,
+    links: Links,
+    replica: Arc<Replica>,
+    keys: &Arc<Keys>,
+    spawn: Arc<dyn Spawn>,
+) -> Arc<Coordinator> {
+    let coordinator = Coordinator::new(CoordinatorParts {
+        replica,
+        peers: links.peers(parts, &spawn),
+        layout: links.layout.clone(),
+        keys: keys.clone(),
+        clock: parts.clock.clone(),
+        rng: parts.rng.clone(),
+    });
+    links.serve(&coordinator, &spawn);
+    coordinator
 }
 
 type Task = std::pin::Pin<Box<dyn Future<Output = ()> + Send>>;

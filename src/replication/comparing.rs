@@ -99,7 +99,7 @@ impl Coordinator {
                 replica.unrepaired().note(generation);
             }
             self.distribute();
-            let peers: Vec<NodeId> = self.parts.peers.keys().copied().collect();
+            let peers: Vec<NodeId> = self.parts.peers.nodes().collect();
             join_all(peers.into_iter().map(|peer| self.compare_with(peer))).await;
             #[allow(clippy::cast_precision_loss, reason = "a gauge")]
             metrics::gauge!("tertulia_comparisons_due").set(replica.unrepaired().len() as f64);

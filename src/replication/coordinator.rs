@@ -88,6 +88,12 @@ impl Coordinator {
         &self.parts.replica
     }
 
+    /// The replicas of other nodes.
+    #[must_use]
+    pub fn peers(&self) -> &Peers {
+        &self.parts.peers
+    }
+
     /// A stream by its record. `None` when its key does not unwrap under this cluster's secret.
     #[must_use]
     pub fn stream(
@@ -154,6 +160,13 @@ impl Coordinator {
         if replicas == [me] {
             let reply = tokio::time::timeout(REPLICAS_TIME, local).await;
             each(me, reply.map_or(Err(CallError::Lost), of_local));
+            return;
+        }
+        if let Err(refusal) = self.parts.replica.check_member() {
+            // Only a replica coordinates [R17]: nobody is asked.
+            for node in replicas {
+                each(node, Ok(Answer::Refused(refusal)));
+            }
             return;
         }
         let (answers, mut answered) = mpsc::unbounded_channel();

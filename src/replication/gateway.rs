@@ -90,8 +90,7 @@ impl Coordinator {
     }
 
     fn is_up(&self, node: NodeId) -> bool {
-        node == self.parts.replica.node()
-            || self.parts.peers.get(&node).is_some_and(|peer| peer.is_up())
+        node == self.parts.replica.node() || self.parts.peers.alive(node)
     }
 
     /// The road of what any replica can run.

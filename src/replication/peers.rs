@@ -5,7 +5,7 @@ use super::repair::{RepairAnswer, RepairRequest};
 use super::replica::Replica;
 use crate::base::ids::NodeId;
 use crate::protocol::op::{Refusal, Reply, Request};
-use crate::rpc::{CallError as RpcError, Client, Handler};
+use crate::rpc::{CallError as RpcError, Caller, Class, Handler};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -58,18 +58,55 @@ pub trait Peer: Send + Sync {
 }
 
 /// The other replicas by node. Empty on a node alone.
-pub type Peers = BTreeMap<NodeId, Arc<dyn Peer>>;
+#[derive(Clone, Default)]
+pub struct Peers(BTreeMap<NodeId, Arc<dyn Peer>>);
 
-/// A replica behind a connection.
+impl Peers {
+    /// None.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// One more.
+    pub fn insert(&mut self, node: NodeId, peer: Arc<dyn Peer>) {
+        self.0.insert(node, peer);
+    }
+
+    /// The nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = NodeId> + '_ {
+        self.0.keys().copied()
+    }
+
+    /// The replica of a node.
+    #[must_use]
+    pub fn get(&self, node: &NodeId) -> Option<&Arc<dyn Peer>> {
+        self.0.get(node)
+    }
+
+    /// Whether an answer of that node is to be expected: whom to choose where there is a choice.
+    #[must_use]
+    pub fn alive(&self, node: NodeId) -> bool {
+        self.0.get(&node).is_some_and(|peer| peer.is_up())
+    }
+}
+
+/// A replica behind a connection, or behind a link that makes its own.
 pub struct RemotePeer {
-    client: Arc<Client>,
+    caller: Arc<dyn Caller>,
 }
 
 impl RemotePeer {
-    /// A peer over a client.
+    /// A peer that is called over this.
     #[must_use]
-    pub fn new(client: Client) -> Self {
-        Self { client: Arc::new(client) }
+    pub fn new(caller: impl Caller + 'static) -> Self {
+        Self::over(Arc::new(caller))
+    }
+
+    /// The same, where others call over it too.
+    #[must_use]
+    pub fn over(caller: Arc<dyn Caller>) -> Self {
+        Self { caller }
     }
 }
 
@@ -79,10 +116,10 @@ impl Peer for RemotePeer {
         request: Arc<Request>,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Reply, CallError>> {
-        let client = self.client.clone();
+        let caller = self.caller.clone();
         Box::pin(async move {
             let body = postcard::to_stdvec(&*request).map_err(|_| CallError::NotAsked)?;
-            match client.call(REPLICA_CALL, body.into(), deadline).await {
+            match caller.call(Class::Data, REPLICA_CALL, body.into(), deadline).await {
                 Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
                 Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
                     Err(CallError::NotAsked)
@@ -97,10 +134,10 @@ impl Peer for RemotePeer {
         operation: Forwarded,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<Forwardee, CallError>> {
-        let client = self.client.clone();
+        let caller = self.caller.clone();
         Box::pin(async move {
             let body = postcard::to_stdvec(&operation).map_err(|_| CallError::NotAsked)?;
-            match client.call(FORWARD_CALL, body.into(), deadline).await {
+            match caller.call(Class::Data, FORWARD_CALL, body.into(), deadline).await {
                 Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
                 Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
                     Err(CallError::NotAsked)
@@ -115,13 +152,17 @@ impl Peer for RemotePeer {
         request: RepairRequest,
         deadline: Duration,
     ) -> BoxFuture<'static, Result<RepairAnswer, CallError>> {
-        let client = self.client.clone();
+        let caller = self.caller.clone();
         Box::pin(async move {
             let body = postcard::to_stdvec(&request).map_err(|_| CallError::NotAsked)?;
-            let answer = client.call(REPAIR_CALL, body.into(), deadline).await;
+            let answer = caller.call(Class::Repair, REPAIR_CALL, body.into(), deadline).await;
             let answer = answer.map_err(|_| CallError::Lost)?;
             postcard::from_bytes(&answer).map_err(|_| CallError::Lost)
         })
+    }
+
+    fn is_up(&self) -> bool {
+        self.caller.is_up()
     }
 }
 

@@ -49,7 +49,7 @@ pub struct ReplicaParts {
     pub spawn: Arc<dyn Spawn>,
     /// Wakes receivers when leases lapse.
     pub lapses: Arc<Lapses>,
-    /// The layout in force.
+    /// The layout in force; [`ViewId::NONE`] on a node that is no member: it votes on nothing.
     pub view: ViewId,
     /// There are other members: they may replicate any stream too.
     pub is_shared: bool,
@@ -266,7 +266,13 @@ impl Replica {
         })
     }
 
+    /// A gateway decides nothing about streams, whatever the request says.
+    pub(super) fn check_member(&self) -> Result<(), Refusal> {
+        if self.parts.view == ViewId::NONE { Err(Refusal::ViewChanged) } else { Ok(()) }
+    }
+
     pub(super) fn check_view(&self, header: &OpHeader) -> Result<(), Refusal> {
+        self.check_member()?;
         if header.view == self.parts.view { Ok(()) } else { Err(Refusal::ViewChanged) }
     }
 
@@ -317,6 +323,9 @@ impl Replica {
     /// # Errors
     /// [`StoreFailed`]: whether it was done is not known.
     pub async fn handle(&self, request: &Request) -> Result<Reply, StoreFailed> {
+        if let Err(refusal) = self.check_member() {
+            return Ok(self.refuse(refusal));
+        }
         let done = match request {
             Request::Store(op) => self.store_op(op).await,
             Request::Lease(op) => self.lease_op(op).await,

@@ -1,20 +1,80 @@
-//! Layer 4: calls between nodes, as length-delimited postcard frames over any byte stream.
+//! Layer 4: calls between nodes, as length-delimited postcard frames over mTLS, or over any byte
+//! stream.
 //!
-//! Knows: frames, deadlines, cancellation, bounds on what is under way.
+//! Knows: frames, deadlines, cancellation, bounds on what is under way; who a far end is, and how
+//! to reach it again and again.
 //! Must not know: what a call means: it carries a kind and bytes; wire types live with their
 //! owner, and `node` fills the table of handlers.
 //! Way in: `replication::peers`. Way out: a byte stream of `base::seams::Net`.
+//!
+//! Each [`Class`] of calls has a connection of its own. A repair's 30 MiB in front of a vote would
+//! delay the vote as long as both share one stream of bytes, however they are weighed against each
+//! other inside; on two connections the kernel shares the line, and each has its own bound.
 
 mod client;
+mod dialing;
+mod doors;
+mod greeting;
+mod link;
 mod server;
 
 pub use client::Client;
+pub use dialing::{Dial, DialError, Dialer};
+pub use doors::Doors;
+pub use greeting::{Greeting, Myself, Unwelcome};
+pub use link::{Link, LinkParts};
 pub use server::{Handler, serve};
 
 use crate::base::limits;
 use bytes::Bytes;
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
+use std::time::Duration;
 use tokio_util::codec::LengthDelimitedCodec;
+
+/// What calls are for: each class has a connection and a bound of its own, so that none starves
+/// another. Only appended to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub enum Class {
+    /// Records and the layout.
+    Control,
+    /// Reads and writes of streams.
+    Data,
+    /// Bringing replicas up to date.
+    Repair,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Repair];
+
+    /// Calls of the class at once on one connection.
+    #[must_use]
+    pub fn calls_max(self) -> usize {
+        match self {
+            Self::Control => limits::CALLS_CONTROL_MAX,
+            Self::Data => limits::CALLS_DATA_MAX,
+            Self::Repair => limits::CALLS_REPAIR_MAX,
+        }
+    }
+}
+
+/// Makes calls of another node.
+pub trait Caller: Send + Sync {
+    /// Calls it.
+    ///
+    /// # Errors
+    /// [`CallError`]; `NotSent` and `Refused(Overloaded)` mean that nothing was done.
+    fn call(
+        &self,
+        class: Class,
+        kind: u16,
+        body: Bytes,
+        deadline: Duration,
+    ) -> BoxFuture<'_, Result<Bytes, CallError>>;
+    /// Whether an answer is to be expected: false once it was found unreachable or silent.
+    fn is_up(&self) -> bool;
+}
 
 /// One frame. Only appended to.
 #[derive(Debug, Serialize, Deserialize)]

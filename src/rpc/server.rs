@@ -1,11 +1,10 @@
 //! The answering end.
 
-use super::{Frame, Refusal, codec, encode};
-use crate::base::limits;
+use super::{Class, Frame, Refusal, codec, encode};
 use crate::base::seams::{Spawn, Stream};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{SinkExt, StreamExt};
+use futures_util::{FutureExt as _, SinkExt, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -18,33 +17,39 @@ pub type Handler = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Option<Bytes>> + Send
 
 type Running = Arc<Mutex<BTreeMap<u64, CancellationToken>>>;
 
-/// Serves one connection until it ends. `handlers` by kind.
+/// Serves one connection of a class until it ends; `handlers` by kind. When this is dropped, what
+/// runs is cancelled.
 pub async fn serve(
     stream: Box<dyn Stream>,
+    class: Class,
     handlers: Arc<BTreeMap<u16, Handler>>,
     spawn: Arc<dyn Spawn>,
 ) {
     let (mut sink, mut frames) = Framed::new(stream, codec()).split();
-    let (outbox, mut inbox) = mpsc::channel::<Bytes>(limits::CALLS_IN_FLIGHT_MAX);
-    spawn.task(Box::pin(async move {
-        while let Some(frame) = inbox.recv().await {
-            let mut sent = sink.feed(frame).await;
-            while let (Ok(()), Ok(frame)) = (&sent, inbox.try_recv()) {
-                sent = sink.feed(frame).await;
+    let (outbox, mut inbox) = mpsc::channel::<Bytes>(class.calls_max());
+    let jobs = Jobs::default();
+    let cut = jobs.cut.clone();
+    spawn.task(Box::pin(
+        cut.run_until_cancelled_owned(async move {
+            while let Some(frame) = inbox.recv().await {
+                let mut sent = sink.feed(frame).await;
+                while let (Ok(()), Ok(frame)) = (&sent, inbox.try_recv()) {
+                    sent = sink.feed(frame).await;
+                }
+                if sent.is_err() || sink.flush().await.is_err() {
+                    return;
+                }
             }
-            if sent.is_err() || sink.flush().await.is_err() {
-                return;
-            }
-        }
-    }));
-    let running = Running::default();
+        })
+        .map(drop),
+    ));
     while let Some(Ok(bytes)) = frames.next().await {
         match postcard::from_bytes::<Frame>(&bytes) {
             Ok(Frame::Call { id, kind, deadline_ms, body }) => {
                 let deadline = Duration::from_millis(u64::from(deadline_ms));
                 let work = match handlers.get(&kind) {
                     None => Err(Refusal::UnknownKind),
-                    Some(_) if is_full(&running) => Err(Refusal::Overloaded),
+                    Some(_) if is_full(&jobs.running, class) => Err(Refusal::Overloaded),
                     Some(handler) => Ok(handler(body)),
                 };
                 match work {
@@ -53,13 +58,13 @@ pub async fn serve(
                             outbox.send(encode(&Frame::Answer { id, body: Err(refusal) })).await;
                     }
                     Ok(work) => {
-                        let job = Job { id, running: running.clone(), outbox: outbox.clone() };
+                        let job = jobs.job(id, outbox.clone());
                         spawn.task(Box::pin(job.run(work, deadline)));
                     }
                 }
             }
             Ok(Frame::Cancel { id }) => {
-                let running = running.lock().unwrap_or_else(PoisonError::into_inner);
+                let running = jobs.running.lock().unwrap_or_else(PoisonError::into_inner);
                 if let Some(cancel) = running.get(&id) {
                     cancel.cancel();
                 }
@@ -68,30 +73,46 @@ pub async fn serve(
             Ok(Frame::Answer { .. }) | Err(_) => break,
         }
     }
-    for cancel in running.lock().unwrap_or_else(PoisonError::into_inner).values() {
-        cancel.cancel();
+}
+
+/// What runs for one connection: cancelled with it, and so is the writing of answers.
+#[derive(Default)]
+struct Jobs {
+    running: Running,
+    cut: CancellationToken,
+}
+
+impl Jobs {
+    /// Counted from here on, before it first runs: or a burst of calls would slip past the bound.
+    fn job(&self, id: u64, outbox: mpsc::Sender<Bytes>) -> Job {
+        let (running, cancel) = (self.running.clone(), self.cut.child_token());
+        running.lock().unwrap_or_else(PoisonError::into_inner).insert(id, cancel.clone());
+        Job { id, running, cancel, outbox }
     }
 }
 
-fn is_full(running: &Running) -> bool {
-    let running = running.lock().unwrap_or_else(PoisonError::into_inner);
-    running.len() >= limits::CALLS_IN_FLIGHT_MAX
+impl Drop for Jobs {
+    fn drop(&mut self) {
+        self.cut.cancel();
+    }
+}
+
+fn is_full(running: &Running, class: Class) -> bool {
+    running.lock().unwrap_or_else(PoisonError::into_inner).len() >= class.calls_max()
 }
 
 struct Job {
     id: u64,
     running: Running,
+    cancel: CancellationToken,
     outbox: mpsc::Sender<Bytes>,
 }
 
 impl Job {
     async fn run(self, work: BoxFuture<'static, Option<Bytes>>, deadline: Duration) {
-        let cancel = CancellationToken::new();
-        let insert = |running: &mut BTreeMap<_, _>| running.insert(self.id, cancel.clone());
-        insert(&mut self.running.lock().unwrap_or_else(PoisonError::into_inner));
         let answer = tokio::select! {
             answer = tokio::time::timeout(deadline, work) => answer.ok().flatten(),
-            () = cancel.cancelled() => None,
+            () = self.cancel.cancelled() => None,
         };
         self.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.id);
         let body = answer.ok_or(Refusal::Failed);

@@ -82,6 +82,8 @@ pub struct Keys {
     /// Becomes the private key of the CA for clients: more bytes than a P-256 scalar has, so that
     /// reducing them leaves no bias.
     pub(super) client_ca: Zeroizing<[u8; 48]>,
+    /// Becomes the private key of the CA for nodes, in the same way.
+    pub(super) node_ca: Zeroizing<[u8; 48]>,
     /// Gives the keys that wrap data keys.
     store: Zeroizing<[u8; 32]>,
     /// Marks cursors as ours.
@@ -98,6 +100,7 @@ impl Keys {
             token: expand(&hkdf, &[b"tertulia/1 tokens"]),
             receipt: expand(&hkdf, &[b"tertulia/1 receipts"]),
             client_ca: expand(&hkdf, &[b"tertulia/1 client ca"]),
+            node_ca: expand(&hkdf, &[b"tertulia/1 node ca"]),
             store: expand(&hkdf, &[b"tertulia/1 store"]),
             cursor: expand(&hkdf, &[b"tertulia/1 cursors"]),
         }
@@ -287,6 +290,7 @@ pub(super) mod tests {
         assert_eq!(hex(&*keys.store), GOLDEN_STORE);
         assert_eq!(hex(&*keys.cursor), GOLDEN_CURSOR);
         assert_eq!(hex(&*keys.client_ca), GOLDEN_CLIENT_CA);
+        assert_eq!(hex(&*keys.node_ca), GOLDEN_NODE_CA);
         assert_eq!(hex(&keys.mac_cursor(&[b"ab", b"c"])), GOLDEN_CURSOR_MAC);
     }
 
@@ -334,6 +338,7 @@ pub(super) mod tests {
     const GOLDEN_STORE: &str = "d0c444fe22c41a24cf9d4dbe6363927aceb6748a7a56ccbb848a357a93274abe";
     const GOLDEN_CURSOR: &str = "480762efd433b0f4b4c02523a39c58a470cbd136a475a338dedbc1c62649aa13";
     const GOLDEN_CLIENT_CA: &str = "2cb9b3c771ff856e544b32b67a5621dd873ef02a27eed5568f4217a61367fce4de8af8a88fb99e723ed96ca2cb10c2c6";
+    const GOLDEN_NODE_CA: &str = "f8b3f5698266e493cf66af520e2aa8e86feddbea4eb5ae6905354d104d969077b671166467b11733d075c398a6a1dc87";
     const GOLDEN_CURSOR_MAC: &str = "c4723dd407299e71cec64655016fdabb";
     const GOLDEN_WRAPPED: &str = "01000102030405060708090a0bf4d0d014dee28a2907526ade7e6ce0fe14e63ef924854c223d3b9dcd03a29fd8776e9591e701c26e90d1038780455295";
 }

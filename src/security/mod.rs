@@ -23,5 +23,6 @@ pub use keys::{ClusterSecret, DataKey, Keys, SecretError};
 pub use passwords::{Busy, Passwords};
 pub use receipts::ReceiptSealer;
 pub use sealing::{Sealed, content_mac, open_message, seal_message};
+pub use tls::peers::{PeerTls, node_of};
 pub use tls::{Certificate, ClientCa, Issued, Shown, TlsError, server_config};
 pub use tokens::{Token, TokenKind};

@@ -24,6 +24,7 @@ use std::sync::Arc;
 use time::{Duration, OffsetDateTime};
 use zeroize::Zeroizing;
 
+pub mod peers;
 mod shown;
 
 pub use shown::{Certificate, Shown};
@@ -85,19 +86,9 @@ impl ClientCa {
     /// Derives the authority: a P-256 key from the cluster's keys, a certificate with fixed dates.
     #[must_use]
     pub fn derive(keys: &Keys, cluster_name: &str) -> Self {
-        let key = CaKey::new(&secret_of(&keys.client_ca));
-        let mut params = CertificateParams::default();
-        params.serial_number = Some(serial_of(&key.public));
-        params.distinguished_name = named(&format!("Tertulia client CA {cluster_name}"));
-        params.not_before = date_time_ymd(2020, 1, 1);
-        params.not_after = date_time_ymd(2070, 1, 1);
-        params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
-        params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-        let pem = params
-            .self_signed(&key)
-            .expect("a certificate of fixed form is signed without entropy or I/O")
-            .pem();
-        Self { issuer: Issuer::new(params, key), pem }
+        let name = format!("Tertulia client CA {cluster_name}");
+        let (issuer, certificate) = authority(&keys.client_ca, &name);
+        Self { issuer, pem: certificate.pem() }
     }
 
     /// The authority's certificate, as PEM: what clients are given to trust.
@@ -154,6 +145,22 @@ pub fn server_config(shown: Arc<Shown>) -> Result<rustls::ServerConfig, TlsError
         .with_cert_resolver(shown);
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(config)
+}
+
+/// An authority of that name: a P-256 key from these bytes, a certificate with fixed dates.
+fn authority(bytes: &[u8; 48], name: &str) -> (Issuer<'static, CaKey>, rcgen::Certificate) {
+    let key = CaKey::new(&secret_of(bytes));
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(serial_of(&key.public));
+    params.distinguished_name = named(name);
+    params.not_before = date_time_ymd(2020, 1, 1);
+    params.not_after = date_time_ymd(2070, 1, 1);
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    let certificate = params
+        .self_signed(&key)
+        .expect("a certificate of fixed form is signed without entropy or I/O");
+    (Issuer::new(params, key), certificate)
 }
 
 /// The authority's key. It signs by RFC 6979, without entropy: so its certificate is the same on

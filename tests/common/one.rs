@@ -73,6 +73,7 @@ pub async fn start(disk: &FaultDisk, clock: &Arc<HandClock>) -> Node {
         admin_password: None,
         password_cost_log2: 4,
         metrics: Arc::new(String::new),
+        cluster: None,
         before_listening: None,
     };
     Node::start(parts, Settings::default()).await.expect("the node starts")

@@ -279,11 +279,17 @@ impl Three {
         let serving = spawn.clone();
         spawn.task(Box::pin(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                serving.task(Box::pin(rpc::serve(stream, handlers.clone(), serving.clone())));
+                serving.task(Box::pin(rpc::serve(
+                    stream,
+                    rpc::Class::Data,
+                    handlers.clone(),
+                    serving.clone(),
+                )));
             }
         }));
         for (_, member) in self.0.members.iter().enumerate().filter(|(from, _)| *from != node) {
-            let client = rpc::Client::new(net.connect(at).await.unwrap(), &**spawn);
+            let stream = net.connect(at).await.unwrap();
+            let client = rpc::Client::new(stream, rpc::Class::Data, &**spawn);
             *member.links[node].peer.lock().unwrap() = Some(Arc::new(RemotePeer::new(client)));
         }
     }
