@@ -1,0 +1,5 @@
+//! stub
+#[test]
+fn stub() {
+    let _ = turmoil::Builder::new();
+}
