@@ -129,7 +129,7 @@ pub fn judge(lines: &[Line], terms: Terms) -> Findings {
 }
 
 fn tell(findings: &mut Findings, body: &str, story: &Story<'_>, purges: &[&Line], terms: Terms) {
-    let mut note = |set: &mut BTreeSet<String>, wrong: bool| {
+    let note = |set: &mut BTreeSet<String>, wrong: bool| {
         if wrong {
             set.insert(body.to_owned());
         }
