@@ -83,7 +83,7 @@ fn watch_panics() -> Arc<Mutex<Vec<String>>> {
 fn run(seed: u64, schedule: &Schedule) -> Report {
     let panics = watch_panics();
     let began = Instant::now();
-    let shared = Rc::new(Shared::default());
+    let shared = Rc::new(Shared { live: number("SIM_LIVE").is_some(), ..Shared::default() });
     let mut sim = turmoil::Builder::new()
         .rng_seed(seed)
         .epoch(std::time::UNIX_EPOCH)

@@ -34,14 +34,20 @@ pub struct Shared {
     pub operations: Cell<u64>,
     /// Nothing goes wrong any more.
     pub healed: Cell<bool>,
-    token: RefCell<String>,
+    /// Whether the trace is also printed, as it comes.
+    pub live: bool,
+    pub token: RefCell<String>,
     /// Keyed sends: queue, key, body.
-    keyed: RefCell<Vec<(&'static str, String, String)>>,
+    pub keyed: RefCell<Vec<(&'static str, String, String)>>,
 }
 
 impl Shared {
     pub fn note(&self, now: Duration, what: &str) {
-        self.trace.borrow_mut().push(format!("{:>6}.{:03} {what}", now.as_millis(), now.subsec_micros() % 1_000));
+        let line = format!("{:>6}.{:03} {what}", now.as_millis(), now.subsec_micros() % 1_000);
+        if self.live {
+            println!("{line}");
+        }
+        self.trace.borrow_mut().push(line);
     }
 }
 
