@@ -49,8 +49,22 @@ pub type Schedule = Vec<(u64, Fault)>;
 
 /// All kinds; the last ones destroy what a node has promised, and need others that have it too.
 const KINDS: [&str; 16] = [
-    "kill", "power_loss", "clock_step", "clock_rate", "partition", "hold", "loss", "delay",
-    "fail_sync", "fail_writes", "disk_full", "slow_sync", "pause", "flip", "wipe", "restore",
+    "kill",
+    "power_loss",
+    "clock_step",
+    "clock_rate",
+    "partition",
+    "hold",
+    "loss",
+    "delay",
+    "fail_sync",
+    "fail_writes",
+    "disk_full",
+    "slow_sync",
+    "pause",
+    "flip",
+    "wipe",
+    "restore",
 ];
 const KINDS_OF_ONE: usize = 13;
 
@@ -112,9 +126,7 @@ fn one(kind: &str, random: &mut Xorshift, nodes: usize) -> Fault {
             let reach = [500, 60_000, 86_400_000, 3 * 31_536_000_000][random.below(4) as usize];
             Fault::ClockStep { node, by_ms: random.below(2 * reach) as i64 - reach as i64 }
         }
-        "clock_rate" => {
-            Fault::ClockRate { node, fast_ppm: random.below(30_001) as i64 - 15_000 }
-        }
+        "clock_rate" => Fault::ClockRate { node, fast_ppm: random.below(30_001) as i64 - 15_000 },
         "partition" => Fault::Partition { from, to, one_way: random.below(2) == 0, ms },
         "hold" => Fault::Hold { from, to, ms },
         "loss" => Fault::Loss { from, to, per_mille: 1 + random.below(100), ms },

@@ -43,7 +43,7 @@ const LATENCY_MAX_MS: u64 = 12;
 const TICK: Duration = Duration::from_millis(1);
 const SEEDS: u64 = 24;
 /// A run that takes longer hangs.
-const RUN_SECONDS: u64 = 120;
+const RUN_SECONDS: u64 = 40;
 const MARK: &str = "SIM-REPORT ";
 
 /// What one run says at its end.

@@ -130,7 +130,10 @@ impl Client {
     ) -> Reply {
         self.shared.operations.set(self.shared.operations.get() + 1);
         let asked = format!("c{} {method} {path}", self.process);
-        self.shared.note(sim_now(), &format!("{asked} {}", body.as_ref().map_or_else(String::new, Value::to_string)));
+        self.shared.note(
+            sim_now(),
+            &format!("{asked} {}", body.as_ref().map_or_else(String::new, Value::to_string)),
+        );
         let reply = self.try_call(method, path, key, body, wait_s).await;
         let said = match &reply {
             Reply::Answer(status, body) => format!("{status} {body}"),

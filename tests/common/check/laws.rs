@@ -146,7 +146,8 @@ fn tell(findings: &mut Findings, body: &str, story: &Story<'_>, purges: &[&Line]
     let settled = story.acks.iter().any(|ack| ack.outcome != Outcome::Lost);
     note(&mut findings.unaccounted, stored && came && !settled && !purged && !mortal);
     // A purge takes what was acknowledged before it began; nothing that it took comes again.
-    let sent_at = story.sends.iter().filter(|send| send.outcome == Outcome::Stored).map(|s| ended(s));
+    let sent_at =
+        story.sends.iter().filter(|send| send.outcome == Outcome::Stored).map(|s| ended(s));
     let sent_at = sent_at.min().unwrap_or(u64::MAX);
     let gone_at = purges.iter().filter(|p| p.outcome == Outcome::Done && sent_at < p.invoked_ns);
     let gone_at = gone_at.map(|purge| ended(purge)).min().unwrap_or(u64::MAX);
@@ -175,9 +176,9 @@ fn fence_fell(receives: &[&Line]) -> bool {
     let pairs = receives.iter().enumerate().flat_map(|(at, a)| {
         receives.iter().enumerate().filter(move |(other, _)| *other != at).map(move |(_, b)| (a, b))
     });
-    pairs.filter(|(a, b)| a.id == b.id).any(|(a, b)| {
-        a.fence == b.fence || (ended(a) < b.invoked_ns && a.fence > b.fence)
-    })
+    pairs
+        .filter(|(a, b)| a.id == b.id)
+        .any(|(a, b)| a.fence == b.fence || (ended(a) < b.invoked_ns && a.fence > b.fence))
 }
 
 /// When one lease was held for certain, and which: from an answer that gave or extended it to the
@@ -265,7 +266,12 @@ mod tests {
 
     #[test]
     fn a_good_story_breaks_no_law() {
-        let lines = [sent(), got(3, 4, 1), got(SECOND + 5, SECOND + 6, 2), acked(SECOND + 7, SECOND + 8, 2)];
+        let lines = [
+            sent(),
+            got(3, 4, 1),
+            got(SECOND + 5, SECOND + 6, 2),
+            acked(SECOND + 7, SECOND + 8, 2),
+        ];
         let mut lines = lines.to_vec();
         lines.push(drained());
         assert_eq!(wrong(&lines), [""; 0]);
