@@ -1,6 +1,8 @@
 //! Checkers: pure functions over a history of invocations and answers. They trust nothing that
 //! the product says of itself.
 
+pub mod laws;
+
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Mutex;
@@ -87,6 +89,41 @@ pub struct Line {
     pub outcome: Outcome,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub fence: Option<i64>,
+    /// Where; one place for all when nobody says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub queue: Option<String>,
+    /// Receive: the broker's name of the message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Receive, extend: the lease that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+    /// Send: its key.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Send: after which time it may be dropped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ttl_ms: Option<u64>,
+}
+
+impl Line {
+    /// An operation that never ended.
+    pub fn open(op: Op, process: u64, invoked_ns: u64, message: &str) -> Self {
+        Self {
+            op,
+            process,
+            invoked_ns,
+            returned_ns: None,
+            message: message.to_owned(),
+            outcome: Outcome::Unknown,
+            fence: None,
+            queue: None,
+            id: None,
+            lease_ms: None,
+            key: None,
+            ttl_ms: None,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -95,6 +132,13 @@ pub enum Op {
     Send,
     Receive,
     Ack,
+    /// What follows is for `laws` alone.
+    Extend,
+    Release,
+    /// Of a whole queue.
+    Purge,
+    /// Of a whole queue: from when nothing more went wrong until it was empty.
+    Drain,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +173,7 @@ pub fn read(text: &str) -> Result<Vec<Event>, String> {
             Op::Send => Some(Event::Sending { body: body.clone() }),
             Op::Ack => Some(Event::Acking { body: body.clone() }),
             Op::Receive => None,
+            Op::Extend | Op::Release | Op::Purge | Op::Drain => continue,
         };
         seen.extend(begins.map(|event| (invoked_ns, Moment::Begins, event)));
         let ends = match (op, outcome, fence) {
@@ -190,15 +235,9 @@ pub fn write(history: &[Event]) -> String {
             Event::Acked { body } => (Op::Ack, body, Some(Outcome::Done)),
             Event::AckLost { body } => (Op::Ack, body, Some(Outcome::Lost)),
         };
-        let mut line = Line {
-            op,
-            process: 0,
-            invoked_ns: now,
-            returned_ns: outcome.is_some().then_some(now),
-            message: body.clone(),
-            outcome: outcome.unwrap_or(Outcome::Unknown),
-            fence: None,
-        };
+        let mut line = Line::open(op, 0, now, body);
+        line.returned_ns = outcome.is_some().then_some(now);
+        line.outcome = outcome.unwrap_or(Outcome::Unknown);
         if let Event::Delivered { fence, invoked, .. } = event {
             line.fence = Some(*fence);
             line.invoked_ns = 2 * *invoked as u64;

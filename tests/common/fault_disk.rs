@@ -106,6 +106,28 @@ impl FaultDisk {
         Self::with_image(image)
     }
 
+    /// The disk as the next process finds it when this one was killed: all that it wrote, and what
+    /// was not synced may still be lost. The old one fails from now on.
+    pub fn outlive(&self) -> Self {
+        self.cut_power();
+        let mut state = self.lock();
+        let disk = Self::new();
+        {
+            let mut next = disk.lock();
+            next.now.clone_from(&state.now);
+            next.durable.clone_from(&state.durable);
+            next.pending = std::mem::take(&mut state.pending);
+            next.taken.clone_from(&state.taken);
+            next.cap = state.cap;
+        }
+        disk
+    }
+
+    /// What is durable.
+    pub fn durable_image(&self) -> Vec<u8> {
+        self.lock().durable.clone()
+    }
+
     /// From now on every write and sync fails, held syncs too.
     pub fn cut_power(&self) {
         self.lock().power_is_off = true;
