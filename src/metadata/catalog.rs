@@ -102,6 +102,14 @@ impl Catalog {
         Some((key.clone(), Arc::clone(index.records.get(key)?.value())))
     }
 
+    /// Every record, in whatever state.
+    #[must_use]
+    pub fn all(&self) -> Vec<(RecordKey, Arc<Record>)> {
+        let index = self.read();
+        let held = index.records.iter();
+        held.map(|(key, held)| (key.clone(), Arc::clone(held.value()))).collect()
+    }
+
     /// All queues and topics that have data, live and sealed.
     #[must_use]
     pub fn streams(&self) -> Vec<Generation> {

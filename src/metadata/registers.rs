@@ -152,6 +152,31 @@ impl Registers {
         }
     }
 
+    /// Takes over a record that was decided elsewhere, durably; the greater version stays [F8].
+    ///
+    /// # Errors
+    /// [`ChangeError::NotStored`] when the store takes no more, or a change of the same record is
+    /// under way here; [`ChangeError::Unknown`] when the store closed under it.
+    pub async fn learn(&self, key: RecordKey, record: Arc<Record>) -> Result<(), ChangeError> {
+        let op = row_op(&key, &record);
+        let ticket = {
+            let accepted = self.lock();
+            if accepted.contains_key(&key) {
+                return Err(ChangeError::NotStored("the record is being changed here"));
+            }
+            let current = self.catalog.get(&key);
+            if current.is_some_and(|current| current.version >= record.version) {
+                return Ok(());
+            }
+            let admission = self.store.admit(WriteClass::Reserve, op_bytes(&op));
+            let full = |_| ChangeError::NotStored("too many writes are waiting for the disk");
+            self.store.submit(admission.map_err(full)?, vec![op])
+        };
+        ticket.await.map_err(|_| ChangeError::Unknown)?;
+        self.catalog.publish(&key, record);
+        Ok(())
+    }
+
     /// Publishes what became durable after its caller had gone. For a worker, now and then.
     pub async fn publish_accepted(&self) {
         let (versions, ticket) = {

@@ -98,6 +98,12 @@ impl Coordinator {
             for generation in replica.awaited() {
                 replica.unrepaired().note(generation);
             }
+            // Whoever becomes the dispatcher finds what the last one has left.
+            for cell in replica.loaded() {
+                if cell.decide(|stream| stream.readers().iter().any(|id| stream.has_doomed(*id))) {
+                    cell.note_left_over();
+                }
+            }
             self.distribute();
             let peers: Vec<NodeId> = self.parts.peers.nodes().collect();
             join_all(peers.into_iter().map(|peer| self.compare_with(peer))).await;

@@ -172,26 +172,7 @@ impl Coordinator {
         let (answers, mut answered) = mpsc::unbounded_channel();
         let spawn = self.parts.replica.spawn();
         for node in replicas.iter().copied().filter(|node| *node != me) {
-            let answers = answers.clone();
-            let Some(peer) = self.parts.peers.get(&node).cloned() else {
-                let _ = answers.send((node, Err(CallError::NotAsked)));
-                continue;
-            };
-            let (request, fallback) = (request.clone(), fallback.clone());
-            spawn.task(Box::pin(async move {
-                let mut reply = peer.call(request, REPLICAS_TIME).await;
-                if let (Ok(first), Some(fallback)) = (&reply, fallback)
-                    && needs_payload(&first.answer)
-                {
-                    reply = peer.call(fallback, REPLICAS_TIME).await;
-                }
-                // Whoever answers in the place of a member has no vote of that member's [R1, R18].
-                let reply = match reply {
-                    Ok(reply) if reply.voter.node != node => Err(CallError::Lost),
-                    other => other,
-                };
-                let _ = answers.send((node, reply.map(|reply| reply.answer)));
-            }));
+            self.ask_one(node, request.clone(), fallback.clone(), answers.clone());
         }
         // A node that is no replica has no vote.
         if replicas.contains(&me) {
@@ -218,6 +199,34 @@ impl Coordinator {
         for node in open {
             each(node, Err(CallError::Lost));
         }
+    }
+
+    /// Asks one replica, in the background.
+    fn ask_one(
+        &self,
+        node: NodeId,
+        request: Arc<Request>,
+        fallback: Option<Arc<Request>>,
+        answers: mpsc::UnboundedSender<(NodeId, Result<Answer, CallError>)>,
+    ) {
+        let Some(peer) = self.parts.peers.get(&node).cloned() else {
+            let _ = answers.send((node, Err(CallError::NotAsked)));
+            return;
+        };
+        self.parts.replica.spawn().task(Box::pin(async move {
+            let mut reply = peer.call(request, REPLICAS_TIME).await;
+            if let (Ok(first), Some(fallback)) = (&reply, fallback)
+                && needs_payload(&first.answer)
+            {
+                reply = peer.call(fallback, REPLICAS_TIME).await;
+            }
+            // Whoever answers in the place of a member has no vote of that member's [R1, R18].
+            let reply = match reply {
+                Ok(reply) if reply.voter.node != node => Err(CallError::Lost),
+                other => other,
+            };
+            let _ = answers.send((node, reply.map(|reply| reply.answer)));
+        }));
     }
 
     /// This node's vote on a request.

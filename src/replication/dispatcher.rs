@@ -8,7 +8,6 @@ use super::coordinator::{Coordinator, StreamRef};
 use super::gateway::Road;
 use super::opening::{OpenMessage, Opened};
 use super::scan;
-use super::settling::Settled;
 use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
@@ -24,10 +23,6 @@ use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How often a withdrawal is tried, and the first pause between two tries; each next one is twice
-/// as long.
-const WITHDRAW_TRIES: u32 = 8;
-const WITHDRAW_PAUSE: Duration = Duration::from_millis(50);
 /// How often a receive looks for other messages because others got what it found, and the pause
 /// before the second look, in ms; each next one may be twice as long.
 const CANDIDATES_LOST_MAX: u32 = 5;
@@ -355,14 +350,7 @@ impl Coordinator {
             failures: Vec::new(),
         };
         let (ticket, votes) = replica.lease(&cell, &mut op).map_err(ReceiveError::Refused)?;
-        let deaths: Vec<Option<Death>> = if wanted.from_dead {
-            cell.decide(|state| {
-                let of = |dot: &LeaseDot| state.attempt(reader, dot.place.1).and_then(|a| a.death);
-                op.dots.iter().map(of).collect()
-            })
-        } else {
-            Vec::new()
-        };
+        let mut deaths = deaths_of(&cell, wanted, &op).into_iter();
         opened.picked.messages.clear();
         let lease = |m: &OpenMessage| Lease {
             place: m.place,
@@ -373,7 +361,6 @@ impl Coordinator {
             began_ms,
             duration_ms,
         };
-        let mut deaths = deaths.into_iter();
         let deliver = |m: OpenMessage| Delivery {
             lease: lease(&m),
             header: m.kept.envelope.header.clone(),
@@ -465,36 +452,16 @@ impl Coordinator {
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }
+}
 
-    /// A withdrawal that an overloaded node refuses is tried again for a while: the messages would
-    /// stay hidden until their leases end.
-    async fn withdraw_until_done(
-        self: &Arc<Self>,
-        stream: &StreamRef,
-        reader: SubscriptionId,
-        mut items: Vec<SettleItem>,
-    ) {
-        for tried in 0..WITHDRAW_TRIES {
-            let settled = self.settle(stream, reader, items.clone(), false).await;
-            let mut open =
-                settled.iter().map(|s| matches!(s, Settled::Refused(_) | Settled::Unknown));
-            items.retain(|_| open.next().unwrap_or(false));
-            if items.is_empty() {
-                return;
-            }
-            tokio::time::sleep(WITHDRAW_PAUSE * 2_u32.pow(tried)).await;
-        }
+/// When and why the dead died that were leased.
+fn deaths_of(cell: &StreamCell, wanted: &Wanted, op: &LeaseOp) -> Vec<Option<Death>> {
+    if !wanted.from_dead {
+        return Vec::new();
     }
-
-    /// Gives back leases whose messages were never handed out, in the background.
-    fn withdraw(self: &Arc<Self>, stream: &StreamRef, reader: SubscriptionId, leases: Vec<Lease>) {
-        if leases.is_empty() {
-            return;
-        }
-        let (coordinator, stream) = (self.clone(), stream.clone());
-        let items = leases.iter().map(|lease| lease.item(SettleAction::Withdraw)).collect();
-        self.parts.replica.spawn().task(Box::pin(async move {
-            coordinator.withdraw_until_done(&stream, reader, items).await;
-        }));
-    }
+    cell.decide(|state| {
+        let death =
+            |dot: &LeaseDot| state.attempt(wanted.reader, dot.place.1).and_then(|a| a.death);
+        op.dots.iter().map(death).collect()
+    })
 }

@@ -67,7 +67,7 @@ pub enum Forwardee {
     /// Messages.
     Browsed(Browsed),
     /// A message.
-    Found(Option<Seen>),
+    Found(Option<Box<Seen>>),
     /// How many are back.
     Redriven(Redriven),
     /// How many there are.
@@ -237,7 +237,7 @@ impl Coordinator {
             }
             Forwarded::Find(target, reader, id, retention_ms) => {
                 let stream = self.targeted(target)?;
-                Forwardee::Found(self.find(&stream, reader, id, retention_ms).await?)
+                Forwardee::Found(self.find(&stream, reader, id, retention_ms).await?.map(Box::new))
             }
             Forwarded::Redrive(target, reader, max) => {
                 let stream = self.targeted(target)?;

@@ -347,7 +347,7 @@ impl Coordinator {
         if let Road::There(nodes) = self.to_replica(stream) {
             let operation = Forwarded::Find(stream.target(), reader, id, retention_ms);
             return match self.hand_on_reading(nodes, operation).await? {
-                Forwardee::Found(seen) => Ok(seen),
+                Forwardee::Found(seen) => Ok(seen.map(|seen| *seen)),
                 _ => Err(Refusal::Overloaded),
             };
         }

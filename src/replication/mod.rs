@@ -35,3 +35,4 @@ mod storing;
 pub mod stream_cell;
 pub mod subscribing;
 pub mod upkeep;
+mod withdrawing;

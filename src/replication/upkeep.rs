@@ -4,8 +4,8 @@
 //! It acts like a consumer: majority lease, act, settle [F18].
 
 use super::coordinator::{Coordinator, StreamRef};
+use super::gateway::Road;
 use super::removing::item;
-use super::replica::Replica;
 use super::rows::ROW_BYTES;
 use super::scan;
 use super::settling::Settled;
@@ -47,7 +47,8 @@ impl Coordinator {
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
         let mut attended = Attended::default();
-        loop {
+        // Of several replicas the dispatcher does it: three that ask at once win nothing.
+        while matches!(self.to_dispatcher(stream), Road::Here) {
             let doomed =
                 replica.decide(&cell, reader, |state, now_ms| state.doomed(reader, CHUNK, now_ms));
             let of = |wanted: Purpose| -> Vec<Place> {
@@ -86,6 +87,9 @@ impl Coordinator {
     ) -> Result<u64, Refusal> {
         let mut expired = 0;
         let mut limit = 1;
+        if matches!(self.to_dispatcher(stream), Road::There(_)) {
+            return Ok(0);
+        }
         loop {
             let places = self.places(stream, reader, None, limit).await?;
             let over = self.over(stream, &places, retention_ms).await;
@@ -138,7 +142,7 @@ impl Coordinator {
         if places.is_empty() {
             return Ok(Vec::new());
         }
-        let replica: &Arc<Replica> = &self.parts.replica;
+        let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
         let now_ms = replica.service().now_ms();
         let (counter, failures) = cell.decide(|state| {
@@ -147,7 +151,6 @@ impl Coordinator {
         });
         let requester = RequesterId::random(&*self.parts.rng);
         let dot = |place: &Place| LeaseDot { place: *place, envelope: None, age_ms: 0 };
-        let mut won = Vec::new();
         let op = LeaseOp {
             header: stream.header(),
             reader,
@@ -181,12 +184,17 @@ impl Coordinator {
             tallies.iter().all(|tally| tally.outcome().is_some())
         })
         .await;
+        let (mut won, mut lost) = (Vec::new(), Vec::new());
         for (place, tally) in places.iter().zip(&tallies) {
+            let ack = SettleItem { requester, counter, ..item(*place, SettleAction::Ack) };
             if tally.reached() {
-                let ack = item(*place, SettleAction::Ack);
-                won.push(SettleItem { requester, counter, ..ack });
+                won.push(ack);
+            } else {
+                lost.push(SettleItem { action: SettleAction::Withdraw, ..ack });
             }
         }
+        // What a minority granted would hide the messages until it runs out [R25].
+        self.withdraw_items(stream, reader, lost);
         match refusal {
             Some(refusal) if won.is_empty() => Err(refusal),
             _ => Ok(won),

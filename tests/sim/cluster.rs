@@ -12,13 +12,19 @@ use std::net::Ipv4Addr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
+use tertulia::base::ids::NodeId;
 use tertulia::config::{Registration, Settings};
-use tertulia::node::{Node, Parts};
+use tertulia::layout::members::Layout;
+use tertulia::metadata::Registers;
+use tertulia::node::{ClusterParts, Node, Parts};
 use tertulia::security::ClusterSecret;
+use tokio::sync::watch;
 use turmoil::Sim;
 
 /// The clients' machine, by name.
 pub const CLIENTS: &str = "clients";
+/// Where nodes reach each other.
+const PEER_PORT: u16 = 7421;
 /// A process that ended by itself is started again after so long.
 const RESTART_MS: u64 = 500;
 
@@ -42,6 +48,8 @@ struct Machine {
     lives: Cell<u64>,
     /// When the power is to be gone: what becomes of unsynced writes, and for how long it is down.
     losing: Cell<Option<(u64, u64)>>,
+    /// Its disk was emptied: what runs on it now is another node.
+    is_wiped: Cell<bool>,
     /// The same for a process that ends because of its disk.
     failing: Cell<Option<(u64, u64)>>,
 }
@@ -68,6 +76,7 @@ impl Cluster {
             lives: Cell::new(0),
             losing: Cell::new(None),
             failing: Cell::new(None),
+            is_wiped: Cell::new(false),
         };
         let machines = (0..nodes).map(machine).collect();
         let (ends, starts) = (RefCell::default(), Cell::default());
@@ -91,7 +100,56 @@ impl Cluster {
             admin_password: None,
             password_cost_log2: 1,
             metrics: Arc::new(String::new),
+            cluster: self.others(at, life),
             before_listening: None,
+        }
+    }
+
+    /// The cluster as the node on machine `at` sees it; a node alone has none.
+    fn others(&self, at: usize, life: u64) -> Option<ClusterParts> {
+        let count = self.machines.len();
+        if count == 1 {
+            return None;
+        }
+        let id = |at: usize| NodeId(1 + at as u64);
+        let members = (0..count).map(id).collect();
+        let address = |at: usize| {
+            (id(at), (turmoil::lookup(self.machines[at].name.as_str()), PEER_PORT).into())
+        };
+        let (_, addresses) = watch::channel((0..count).map(address).collect());
+        // An empty disk is a new node [R1].
+        let node = match self.machines[at].is_wiped.get() {
+            true => NodeId(1_000 * life + at as u64),
+            false => id(at),
+        };
+        Some(ClusterParts {
+            node,
+            layout: Layout { version: 1, slots: 16, members },
+            listen: (Ipv4Addr::UNSPECIFIED, PEER_PORT).into(),
+            addresses,
+            tls: false,
+        })
+    }
+
+    /// Records are decided at the first node and told to the others: that nodes agree on them by
+    /// themselves is not simulated yet.
+    async fn tell_records(&self, at: usize, registers: &Registers) {
+        let mut changed = registers.catalog().changed();
+        loop {
+            if at == 0 {
+                *self.shared.records.borrow_mut() = registers.catalog().all();
+                self.shared.told.notify_waiters();
+                if changed.changed().await.is_err() {
+                    return;
+                }
+            } else {
+                let told = self.shared.told.notified();
+                let records = self.shared.records.borrow().clone();
+                for (key, record) in records {
+                    let _ = registers.learn(key, record).await;
+                }
+                let _ = tokio::time::timeout(Duration::from_secs(1), told).await;
+            }
         }
     }
 
@@ -130,7 +188,11 @@ impl Cluster {
             Ok(node) => {
                 self.shared.note(sim_now(), &format!("{name} up, boot {}", node.boot().0));
                 let mut failed = node.failed();
-                let _ = failed.wait_for(|failed| *failed).await;
+                let registers = node.registers().clone();
+                tokio::select! {
+                    _ = failed.wait_for(|failed| *failed) => {}
+                    () = self.tell_records(at, &registers) => {}
+                }
                 node.abandon();
                 "the store failed".to_owned()
             }
@@ -172,6 +234,7 @@ impl Cluster {
                 self.end(sim, node, End::Killed, down_ms);
             }
             Fault::Wipe { node, down_ms } if running(node) => {
+                self.machines[node].is_wiped.set(true);
                 self.end(sim, node, End::Wiped, down_ms);
             }
             Fault::Restore { node, down_ms } if running(node) => {

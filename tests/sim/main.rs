@@ -33,9 +33,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use workload::{DRAIN, Shared};
 
-/// Nodes of a run. Today each is alone: a second one would be another broker.
-const NODES: usize = 1;
-/// Copies that each message has: what can be wiped is what others have too.
+/// Copies of whose loss nothing may come: until rolled-back nodes are found out, no disk is lost.
 const REPLICAS: usize = 1;
 /// When the faults end.
 const FAULTS_MS: u64 = 30_000;
@@ -80,6 +78,11 @@ fn watch_panics() -> Arc<Mutex<Vec<String>>> {
     panics
 }
 
+/// Nodes of a run: one alone, or as `SIM_NODES` says.
+fn nodes() -> usize {
+    number("SIM_NODES").unwrap_or(1) as usize
+}
+
 fn run(seed: u64, schedule: &Schedule) -> Report {
     let panics = watch_panics();
     let began = Instant::now();
@@ -94,9 +97,9 @@ fn run(seed: u64, schedule: &Schedule) -> Report {
         .tcp_capacity(4_096)
         .enable_random_order()
         .build();
-    let cluster = Cluster::new(seed, NODES, shared.clone());
+    let cluster = Cluster::new(seed, nodes(), shared.clone());
     cluster.enter(&mut sim);
-    let clients = workload::clients(shared.clone(), seed, NODES);
+    let clients = workload::clients(shared.clone(), seed, nodes());
     sim.client(CLIENTS, async move {
         clients.await;
         Ok(())
@@ -169,7 +172,7 @@ fn one_seed() {
     let Some(seed) = number("SIM_SEED") else { return };
     let schedule = match std::env::var("SIM_SCHEDULE") {
         Ok(path) => serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap(),
-        Err(_) => faults::draw(seed, NODES, REPLICAS, FAULTS_MS),
+        Err(_) => faults::draw(seed, nodes(), REPLICAS, FAULTS_MS),
     };
     if number("SIM_QUIET").is_none() {
         println!("{}", serde_json::to_string(&schedule).unwrap());
@@ -332,7 +335,7 @@ fn shrink() {
         println!("{} faults: {}", schedule.len(), report.wrong.len());
         !report.wrong.is_empty()
     };
-    let all = faults::draw(seed, NODES, REPLICAS, FAULTS_MS);
+    let all = faults::draw(seed, nodes(), REPLICAS, FAULTS_MS);
     assert!(fails(&all), "seed {seed} does not fail");
     let left = faults::shrink(all, fails);
     println!("seed {seed} fails with these:\n{}", serde_json::to_string_pretty(&left).unwrap());

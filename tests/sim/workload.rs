@@ -12,7 +12,10 @@ use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
+use tertulia::protocol::record::{Record, RecordKey};
+use tokio::sync::Notify;
 use turmoil::net::TcpStream;
 
 pub const HTTP_PORT: u16 = 7420;
@@ -36,6 +39,10 @@ pub struct Shared {
     pub healed: Cell<bool>,
     /// Whether the trace is also printed, as it comes.
     pub live: bool,
+    /// What the first node's records are, for the others.
+    pub records: RefCell<Vec<(RecordKey, Arc<Record>)>>,
+    /// Rings when they have changed.
+    pub told: Notify,
     pub token: RefCell<String>,
     /// Keyed sends: queue, key, body.
     pub keyed: RefCell<Vec<(&'static str, String, String)>>,
@@ -90,6 +97,7 @@ pub struct Client {
     shared: Rc<Shared>,
     process: u64,
     nodes: usize,
+    is_setting_up: bool,
     dice: Xorshift,
     connection: Option<SendRequest<Full<Bytes>>>,
     count: u64,
@@ -105,14 +113,25 @@ struct Taken {
 impl Client {
     fn new(shared: &Rc<Shared>, seed: u64, process: u64, nodes: usize) -> Self {
         let dice = Xorshift::new(seed.wrapping_mul(1_009).wrapping_add(process));
-        Self { shared: shared.clone(), process, nodes, dice, connection: None, count: 0 }
+        let (connection, count) = (None, 0);
+        Self {
+            shared: shared.clone(),
+            process,
+            nodes,
+            is_setting_up: false,
+            dice,
+            connection,
+            count,
+        }
     }
 
     async fn connect(&mut self) -> Option<SendRequest<Full<Bytes>>> {
         if let Some(open) = self.connection.take().filter(|open| !open.is_closed()) {
             return Some(open);
         }
-        let node = format!("n{}", self.dice.below(self.nodes as u64));
+        // Records are decided at the first node.
+        let at = if self.is_setting_up { 0 } else { self.dice.below(self.nodes as u64) };
+        let node = format!("n{at}");
         let tcp = TcpStream::connect((node.as_str(), HTTP_PORT));
         let tcp = tokio::time::timeout(Duration::from_secs(1), tcp).await.ok()?.ok()?;
         let (sender, driver) = handshake(TokioIo::new(tcp)).await.ok()?;
@@ -193,6 +212,7 @@ impl Client {
 
     /// Registers, logs in, makes the queues; again until it is done.
     async fn set_up(&mut self) {
+        (self.is_setting_up, self.connection) = (true, None);
         let who = json!({ "username": "alice", "password": PASSWORD });
         while !matches!(
             self.call(Method::POST, "/users", None, Some(who.clone()), 0).await,
@@ -201,6 +221,7 @@ impl Client {
             self.pause(100).await;
         }
         self.log_in().await;
+        (self.is_setting_up, self.connection) = (true, None);
         let few = json!({ "max_failures": 3, "lease_seconds": 5 });
         let turns = json!({ "max_failures": 3, "lease_seconds": 5, "ordering": "group" });
         for (queue, config) in QUEUES.iter().zip([few, turns]) {
@@ -212,9 +233,13 @@ impl Client {
                 self.pause(100).await;
             }
         }
+        (self.is_setting_up, self.connection) = (false, None);
     }
 
     async fn log_in(&mut self) {
+        if self.shared.token.borrow().is_empty() {
+            (self.is_setting_up, self.connection) = (true, None);
+        }
         while self.shared.token.borrow().is_empty() {
             let who = json!({ "username": "alice", "password": PASSWORD });
             let reply = self.call(Method::POST, "/sessions", None, Some(who), 0).await;
@@ -225,6 +250,9 @@ impl Client {
                 }
                 _ => self.pause(300).await,
             }
+        }
+        if self.is_setting_up {
+            (self.is_setting_up, self.connection) = (false, None);
         }
     }
 

@@ -9,6 +9,7 @@
 //! a message goes when no reader has it open.
 
 mod identities;
+mod keyed;
 mod leasing;
 mod loading;
 mod orphans;
@@ -24,10 +25,11 @@ mod waits;
 mod window;
 
 pub use identities::Identity;
+pub use keyed::{KeyedFact, KeyedWindow};
 pub use leasing::{Picked, held_ms};
 pub use loading::{Loaded, LoadedReader};
 pub use reader::{Mark, Standing};
-pub use repair::{KeyedFact, KeyedWindow, Repaired, Summary};
+pub use repair::{Repaired, Summary};
 pub use sizes::Sizes;
 pub use storing::Bounds;
 

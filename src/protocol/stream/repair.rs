@@ -8,14 +8,12 @@
 //! is open somewhere enters a context only together with its payload. Who cannot tell what it
 //! lacks gives no evidence at all [R13].
 
-use super::identities::Identity;
 use super::reader::Reader;
 use super::settling::Settling;
-use super::{Place, Stream, StreamKind, push_once};
-use crate::base::hlc::Hlc;
+use super::{KeyedWindow, Place, Stream, StreamKind, push_once};
 use crate::base::ids::SubscriptionId;
 use crate::crdt::context::DotSet;
-use crate::crdt::dot::{Dot, KeyedId};
+use crate::crdt::dot::Dot;
 use crate::message::envelope::{Envelope, Kept};
 use crate::protocol::lease::{Attempt, Hold};
 use crate::protocol::op::{Change, Seal};
@@ -47,23 +45,6 @@ pub struct Summary {
     pub is_suspect: bool,
 }
 
-/// A keyed message, as replicas tell each other.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KeyedFact {
-    /// Its name.
-    pub id: KeyedId,
-    /// Its identity's content [F2].
-    pub content_mac: [u8; 32],
-    /// Its stamp.
-    pub hlc: Hlc,
-    /// A copy made by a link.
-    pub is_copy: bool,
-    /// Who is not done with it; nobody: it is settled.
-    pub open: Vec<SubscriptionId>,
-    /// How long ago it was stored, in ms.
-    pub age_ms: u64,
-}
-
 /// A message on its way to a replica that lacks it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Repaired {
@@ -73,25 +54,6 @@ pub struct Repaired {
     pub open: Vec<SubscriptionId>,
     /// How long it was there, in ms.
     pub age_ms: u64,
-}
-
-/// What a stream's settings say about keyed messages, and the time by which it is judged.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyedWindow {
-    /// How long they are remembered at least, in ms.
-    pub window_ms: u64,
-    /// The service clock, in ms.
-    pub now_ms: u64,
-}
-
-impl KeyedWindow {
-    fn is_over(self, age_ms: u64) -> bool {
-        age_ms >= self.window_ms
-    }
-
-    fn age_ms(self, identity: &Identity) -> u64 {
-        self.now_ms.saturating_sub(identity.received_ms)
-    }
 }
 
 impl Summary {
@@ -115,7 +77,7 @@ impl Summary {
 }
 
 /// FNV-1a: nobody chooses what goes in.
-fn fnv(bytes: &[u8]) -> u64 {
+pub(super) fn fnv(bytes: &[u8]) -> u64 {
     let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
@@ -149,39 +111,12 @@ impl Stream {
         }
     }
 
-    fn keyed_digest(&self, id: KeyedId, identity: &Identity) -> u64 {
-        let open = self.open_for_whom(Dot::Keyed(id));
-        let bytes = postcard::to_stdvec(&(id, identity.content_mac, open))
-            .expect("a digest's ground always encodes");
-        fnv(&bytes)
-    }
-
     /// Who is not done with a message.
     #[must_use]
     pub fn open_for_whom(&self, dot: Dot) -> Vec<SubscriptionId> {
         let open =
             |(id, reader): (&SubscriptionId, &Reader)| reader.open.contains(dot).then_some(*id);
         self.readers.iter().filter_map(open).collect()
-    }
-
-    /// Up to `max` keyed messages of a bucket after one, rising.
-    #[must_use]
-    pub fn keyed_facts(
-        &self,
-        bucket: u8,
-        after: Option<KeyedId>,
-        max: usize,
-        now_ms: u64,
-    ) -> Vec<KeyedFact> {
-        let fact = |(id, identity): (KeyedId, &Identity)| KeyedFact {
-            id,
-            content_mac: identity.content_mac,
-            hlc: identity.hlc,
-            is_copy: identity.is_copy,
-            open: self.open_for_whom(Dot::Keyed(id)),
-            age_ms: now_ms.saturating_sub(identity.received_ms),
-        };
-        self.identities.bucket(bucket, after).take(max).map(fact).collect()
     }
 
     /// What this replica lacks of another's messages: payloads to ask for. Of its holes only
@@ -201,19 +136,6 @@ impl Stream {
         }
         lacking.subtract(&theirs.holes);
         lacking
-    }
-
-    /// Of some keyed messages those whose payload this replica lacks.
-    #[must_use]
-    pub fn lacks_keyed(&self, facts: &[KeyedFact]) -> Vec<KeyedId> {
-        let lacks = |fact: &&KeyedFact| !fact.open.is_empty() && self.may_take(fact.id, fact.hlc);
-        facts.iter().filter(lacks).map(|fact| fact.id).collect()
-    }
-
-    /// Whether a keyed message of that stamp is none that was here before.
-    fn may_take(&self, id: KeyedId, hlc: Hlc) -> bool {
-        let Some(own) = self.identities.get(id) else { return true };
-        self.is_later(hlc, own.hlc) && !self.sizes.contains(Dot::Keyed(id))
     }
 
     /// Takes in what another replica has settled, and its seal. Grants do not matter: what is
@@ -249,66 +171,7 @@ impl Stream {
         changes
     }
 
-    /// Takes in which keyed messages another replica has settled, for which readers.
-    pub fn merge_keyed(&mut self, facts: &[KeyedFact], window: KeyedWindow) -> Vec<Change> {
-        let now_ms = window.now_ms;
-        let mut changes = Vec::new();
-        let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
-        for fact in facts {
-            let dot = Dot::Keyed(fact.id);
-            match self.identities.get(fact.id) {
-                // What is over was forgotten here.
-                None if fact.open.is_empty() && !fact.is_copy && window.is_over(fact.age_ms) => {}
-                None if fact.open.is_empty() => {
-                    let (content_mac, hlc, is_copy) = (fact.content_mac, fact.hlc, fact.is_copy);
-                    let received_ms = now_ms.saturating_sub(fact.age_ms);
-                    let identity = Identity { content_mac, hlc, received_ms, is_copy };
-                    self.identities.insert(fact.id, identity);
-                    changes.push(Change::PutIdentity(fact.id, identity));
-                }
-                // It tells of an earlier message by this key.
-                Some(own) if self.is_later(own.hlc, fact.hlc) => {}
-                Some(own) if own.content_mac == fact.content_mac => {
-                    for id in ids.iter().filter(|id| !fact.open.contains(id)) {
-                        let one = DotSet::from_iter([dot]);
-                        self.settle_dots(*id, &one, now_ms, &mut changes);
-                    }
-                }
-                // Unknown and open: it comes with its payload. Another content: the majority's
-                // stays [F1].
-                _ => {}
-            }
-        }
-        changes
-    }
-
-    /// Keyed messages that could be forgotten, if no other replica has them open [F1].
-    #[must_use]
-    pub fn retirable(&self, window: KeyedWindow, max: usize) -> Vec<KeyedId> {
-        let is_settled = |id| !self.sizes.contains(Dot::Keyed(id));
-        self.identities.retirable(window.now_ms, window.window_ms, max, is_settled)
-    }
-
-    /// Whether each of some keyed messages is open here for nobody.
-    #[must_use]
-    pub fn are_settled(&self, ids: &[KeyedId]) -> Vec<bool> {
-        ids.iter().map(|id| !self.sizes.contains(Dot::Keyed(*id))).collect()
-    }
-
-    /// Forgets keyed messages that no replica has open and whose window is over.
-    pub fn retire(&mut self, ids: &[KeyedId], window: KeyedWindow) -> Vec<Change> {
-        let mut changes = Vec::new();
-        for id in ids {
-            let is_over = |it: &Identity| window.is_over(window.age_ms(it)) && !it.is_copy;
-            let over = self.identities.get(*id).is_some_and(is_over);
-            if over && !self.sizes.contains(Dot::Keyed(*id)) && self.identities.remove(*id) {
-                changes.push(Change::DeleteIdentity(*id));
-            }
-        }
-        changes
-    }
-
-    fn settle_dots(
+    pub(super) fn settle_dots(
         &mut self,
         id: SubscriptionId,
         dots: &DotSet,
