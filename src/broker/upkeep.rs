@@ -11,6 +11,9 @@ use std::time::Duration;
 
 /// How often the worker looks by itself.
 const PERIOD: Duration = Duration::from_secs(5);
+/// How long it rests after it could not win what is over, and as much again by chance: what it
+/// gives back rings for it at once.
+const REST_MS: u64 = 100;
 /// Streams whose head is looked at in one go.
 const HEADS: usize = 1_000;
 
@@ -29,8 +32,11 @@ impl Broker {
                 _ = heads_at.tick() => after = self.look_at_heads(after).await,
                 () = self.stopping.cancelled() => return,
             }
+            let mut is_some_left = false;
             for generation in left_over.take() {
-                if let Err(refusal) = self.attend(generation).await {
+                let attended = self.attend(generation).await;
+                is_some_left |= attended.as_ref().is_ok_and(|left| *left);
+                if let Err(refusal) = attended {
                     tracing::warn!(stream = %generation, %refusal, "what is left has to wait");
                     metrics::counter!("tertulia_upkeep_failures_total").increment(1);
                     let (left_over, generation) = (left_over.clone(), generation);
@@ -38,6 +44,13 @@ impl Broker {
                         tokio::time::sleep(PERIOD).await;
                         left_over.note(generation);
                     }));
+                }
+            }
+            if is_some_left {
+                let rest = Duration::from_millis(REST_MS + self.rng.below(REST_MS));
+                tokio::select! {
+                    () = tokio::time::sleep(rest) => {}
+                    () = self.stopping.cancelled() => return,
                 }
             }
         }
@@ -55,12 +68,14 @@ impl Broker {
         stream.ok()
     }
 
-    /// Deals with what is left to do in a stream. One that is gone has nothing left.
-    pub(super) async fn attend(&self, generation: Generation) -> Answer<()> {
+    /// Deals with what is left to do in a stream. One that is gone has nothing left. Whether
+    /// something could not be won.
+    pub(super) async fn attend(&self, generation: Generation) -> Answer<bool> {
         let Some((key, record)) = self.catalog.stream_by_generation(generation) else {
-            return Ok(());
+            return Ok(false);
         };
-        let Some(stream) = self.live_stream(&record) else { return Ok(()) };
+        let Some(stream) = self.live_stream(&record) else { return Ok(false) };
+        let mut is_some_left = false;
         let internal = |why| {
             tracing::debug!(%why, stream = %generation, "upkeep was refused");
             Refusal::Overloaded { why: "upkeep was refused" }
@@ -68,6 +83,7 @@ impl Broker {
         let cell = self.coordinator.replica().cell(generation).await.map_err(internal)?;
         for reader in cell.decide(|state| state.readers()) {
             let attended = self.coordinator.attend(&stream, reader).await.map_err(internal)?;
+            is_some_left |= attended.is_some_left;
             if attended.buried > 0 {
                 metrics::counter!("tertulia_messages_dead_total").increment(attended.buried);
             }
@@ -76,10 +92,10 @@ impl Broker {
             }
         }
         self.move_dead(&key, &record, &stream).await;
-        match &record.value {
-            Value::Topic(topic) => self.forward_left(&record, topic).await.map_err(internal),
-            _ => Ok(()),
+        if let Value::Topic(topic) = &record.value {
+            self.forward_left(&record, topic).await.map_err(internal)?;
         }
+        Ok(is_some_left)
     }
 
     /// Looks whether the first message of some streams is over, those behind one name; answers

@@ -345,6 +345,11 @@ pub enum LeaseVote {
     NotFit,
     /// An older message of its group comes first [F25].
     Blocked,
+    /// It failed too often, as this replica counts: it is to be buried.
+    Exhausted {
+        /// How often.
+        failures: u32,
+    },
 }
 
 /// A replica's verdict on one item of a settlement.

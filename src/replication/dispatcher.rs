@@ -406,7 +406,7 @@ impl Coordinator {
             granted.deliveries.iter().map(|_| Tally::new(view.clone())).collect();
         let mut counts = vec![(0, 0); tallies.len()];
         let mut answers = Tally::new(view.clone());
-        let mut highest = 0;
+        let (mut highest, mut exhausted) = (0, Vec::new());
         self.ask(&view, request, Some(fallback), local, |node, answer| {
             match answer {
                 Ok(Answer::Leased(votes)) => {
@@ -420,8 +420,12 @@ impl Coordinator {
                         } else {
                             tallies[i].no(node);
                         }
-                        if let LeaseVote::LowBallot { above } = vote {
-                            highest = highest.max(*above);
+                        match vote {
+                            LeaseVote::LowBallot { above } => highest = highest.max(*above),
+                            LeaseVote::Exhausted { failures } => {
+                                exhausted.push((granted.deliveries[i].lease.place.1, *failures));
+                            }
+                            _ => {}
                         }
                     }
                 }
@@ -442,12 +446,16 @@ impl Coordinator {
             }
         }
         granted.deliveries = won;
-        if highest > 0 {
-            // The next try is above what others have seen.
-            let cell = self.parts.replica.cell(granted.stream.generation).await;
-            if let Ok(cell) = cell {
-                cell.decide(|state| state.raise(granted.reader, highest));
-            }
+        if (highest > 0 || !exhausted.is_empty())
+            && let Ok(cell) = self.parts.replica.cell(granted.stream.generation).await
+        {
+            // The next try is above what others have seen; what they call exhausted is buried.
+            cell.decide(|state| {
+                state.raise(granted.reader, highest);
+                for (dot, failures) in exhausted {
+                    state.raise_failures(granted.reader, dot, failures);
+                }
+            });
         }
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }

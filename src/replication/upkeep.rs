@@ -32,6 +32,8 @@ pub struct Attended {
     pub expired: u64,
     /// Messages that are dead now.
     pub buried: u64,
+    /// Some could not be won: no majority, or others hold them.
+    pub is_some_left: bool,
 }
 
 impl Coordinator {
@@ -63,6 +65,7 @@ impl Coordinator {
             attended.expired += expired;
             // What could not be won is tried again the next time, if it is still doomed then.
             if buried + expired == 0 {
+                attended.is_some_left = !doomed.is_empty();
                 let left: Vec<Place> = doomed.iter().map(|(place, _)| *place).collect();
                 replica.decide(&cell, reader, |state, now_ms| {
                     state.reconsider(reader, &left, now_ms);

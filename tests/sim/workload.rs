@@ -23,7 +23,7 @@ const PASSWORD: &str = "correct horse battery";
 /// The longest a client waits for an answer, beside what it asked to wait.
 const PATIENCE: Duration = Duration::from_secs(3);
 const QUEUES: [&str; 2] = ["jobs", "turns"];
-const CLIENTS: u64 = 5;
+const CLIENTS: u64 = 8;
 /// For how long queues may take to run empty after the last fault.
 pub const DRAIN: Duration = Duration::from_secs(60);
 

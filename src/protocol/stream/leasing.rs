@@ -183,6 +183,15 @@ impl Stream {
         }
     }
 
+    /// Notes that another replica counted more failures: it would refuse the message for ever, and
+    /// only who counts as many asks to bury it.
+    pub fn raise_failures(&mut self, id: SubscriptionId, dot: Dot, failures: u32) {
+        let reader = self.readers.get_mut(&id);
+        if let Some(live) = reader.and_then(|reader| reader.attempts.get_mut(&dot)) {
+            live.attempt.failure_count = live.attempt.failure_count.max(failures);
+        }
+    }
+
     /// A counter above every one granted here [R24].
     #[must_use]
     pub fn next_counter(&self, id: SubscriptionId) -> u64 {
@@ -273,6 +282,9 @@ impl Stream {
             (_, Standing::Settled) => return LeaseVote::Settled,
             (_, Standing::Leased) if !same => return LeaseVote::Held,
             (Purpose::Deliver, Standing::Blocked) if !same => return LeaseVote::Blocked,
+            (Purpose::Deliver, Standing::Failed) if !same => {
+                return LeaseVote::Exhausted { failures: self.failures(op.reader, dot, now_ms) };
+            }
             // Who asks has looked at the message itself: retention is not among the marks.
             (Purpose::Expire, _) => true,
             (Purpose::Deliver, Standing::Ready)
