@@ -88,7 +88,14 @@ impl Broker {
         if created {
             self.require_surroundings(&key, &record).await?;
         }
-        let record = self.started(&key, record).await?;
+        let record = self.started(&key, record).await.map_err(|refusal| match refusal {
+            // It went before it had begun: with its topic, or by somebody's deletion.
+            Refusal::SubscriptionNotFound if self.catalog.live(&topic_key).is_none() => {
+                Refusal::TopicNotFound
+            }
+            Refusal::SubscriptionNotFound => Refusal::Overloaded { why: "it has just changed" },
+            other => other,
+        })?;
         if created {
             by.note("create_subscription", ("subscription", &name_of(&key)), "");
         }

@@ -388,7 +388,11 @@ async fn a_topic_and_its_subscriptions_may_go_at_once() {
     );
     deleted.unwrap();
     assert!(unsubscribed.is_ok() || unsubscribed == Err(Refusal::TopicNotFound));
-    assert!(put.is_ok() || put == Err(Refusal::TopicNotFound));
+    // Between the seal of the data and the end of the name a repeat finds out.
+    assert!(
+        matches!(put, Ok(_) | Err(Refusal::TopicNotFound | Refusal::Overloaded { .. })),
+        "{put:?}"
+    );
     broker.finish_deletions().await;
     assert!(broker.catalog.subscriptions_by(eva.user).is_empty());
 }
