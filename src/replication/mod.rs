@@ -7,6 +7,10 @@
 //!
 //! The path of every data operation, also with a replica set of one:
 //! [`coordinator`] → tally → [`replica`] → store.
+//!
+//! With several replicas: [`gateway`] hands on what another node has to run; [`comparing`] decides
+//! when replicas compare a stream and [`repair`] pulls what one lacks; `orphans` checks old grants,
+//! `retiring` forgets keys, `withdrawing` gives back what a minority granted.
 
 pub mod comparing;
 pub mod coordinator;
