@@ -324,3 +324,18 @@ async fn r13_a_hole_asks_for_its_payload_and_is_never_taken_for_settled() {
     three.catch_up(b, c as u64).await;
     assert_eq!(three.holes(b).await, 0, "a comparison does, too");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r20_a_lease_that_ran_out_on_its_way_to_the_door_is_nobodys() {
+    let five = Three::of(5).await;
+    let (replicas, others) = five.sides();
+    let (dispatcher, door) = (replicas[0], others[0]);
+    five.send_at(replicas[1], Outgoing::plain(content("one")), true).await;
+    five.hold_between(door, dispatcher);
+    let (at, lease_ms) = (five.clone(), 500);
+    let received = tokio::spawn(async move { at.receive_at(door, 1, lease_ms).await });
+    five.asked_between(door, dispatcher).await;
+    tokio::time::sleep(Duration::from_millis(lease_ms)).await;
+    five.let_go_between(door, dispatcher);
+    assert!(received.await.unwrap().unwrap().is_empty(), "its holder could not count on it");
+}

@@ -4,7 +4,7 @@
 mod common;
 
 use common::fault_disk::FaultDisk;
-use common::three::content;
+use common::three::{content, put_queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -14,10 +14,8 @@ use tertulia::base::rng::SystemRng;
 use tertulia::base::seams::{SystemNet, SystemSpawn};
 use tertulia::config::Settings;
 use tertulia::layout::members::Layout;
-use tertulia::metadata::Draft;
 use tertulia::node::{ClusterParts, Node, Parts};
 use tertulia::protocol::op::Refusal;
-use tertulia::protocol::record::{Ending, Kind, Queue, QueueConfig, RecordKey, State, Value};
 use tertulia::replication::coordinator::StreamRef;
 use tertulia::replication::dispatcher::{Delivery, ReceiveError, Wanted};
 use tertulia::replication::sending::{Outgoing, Sender, Stored};
@@ -101,7 +99,7 @@ impl Cluster {
     }
 
     async fn put_queue(&self, at: usize) {
-        put_queue(self.node(at), &self.wrapped).await;
+        put_queue(self.node(at).registers(), STREAM, &self.wrapped).await;
     }
 
     fn stream(&self, node: &Node) -> StreamRef {
@@ -133,21 +131,6 @@ impl Cluster {
         let granted = node.coordinator().try_receive(&self.stream(node), &wanted).await?;
         Ok(granted.hand_over())
     }
-}
-
-async fn put_queue(node: &Node, wrapped: &[u8]) {
-    let config = QueueConfig { replicas: 3, ..tertulia::broker::queues::DEFAULTS };
-    let queue = Queue {
-        owner: UserId([1; 16]),
-        config,
-        ending: Ending::No,
-        data_key: wrapped.to_vec(),
-        grants: BTreeMap::new(),
-        created_ms: 0,
-        updated_ms: 0,
-    };
-    let draft = Draft { generation: STREAM, state: State::Live, value: Value::Queue(queue) };
-    node.registers().change(RecordKey::new(Kind::Queue, "q"), 0, draft).await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -1,7 +1,7 @@
 //! Other web pages' scripts: only from origins that the settings list.
 
 use super::front::X_REQUEST_ID;
-use super::spec::operations::{self, Route};
+use super::spec::routes::{self, Route};
 use poem::http::header::{
     ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_METHODS, ACCESS_CONTROL_ALLOW_ORIGIN,
     ACCESS_CONTROL_EXPOSE_HEADERS, ACCESS_CONTROL_MAX_AGE, ACCESS_CONTROL_REQUEST_METHOD,
@@ -41,7 +41,7 @@ pub fn preflight(
     }
     let response = Response::builder()
         .status(StatusCode::NO_CONTENT)
-        .header(ACCESS_CONTROL_ALLOW_METHODS, operations::allowed(route?.template))
+        .header(ACCESS_CONTROL_ALLOW_METHODS, routes::allowed(route?.template))
         .header(ACCESS_CONTROL_ALLOW_HEADERS, REQUEST_HEADERS)
         .header(ACCESS_CONTROL_MAX_AGE, MAX_AGE);
     Some(response.finish())

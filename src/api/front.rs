@@ -8,7 +8,8 @@ use super::httpd::body::BodyLimit;
 use super::httpd::refusal::HeadRefused;
 use super::problem::{self, Problem};
 use super::scope::{Deadline, Here, Scope};
-use super::spec::operations::{self, Operation, Route};
+use super::spec::operations::Operation;
+use super::spec::routes::{self, Route};
 use super::{Shared, spec};
 use crate::base::ids::RequesterId;
 use crate::broker::refusal::Outcome;
@@ -46,7 +47,7 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
     async fn call(&self, mut request: Request) -> poem::Result<Response> {
         let started = Instant::now();
         let method = request.method().clone();
-        let route = operations::route(method.as_str(), request.uri().path());
+        let route = routes::route(method.as_str(), request.uri().path());
         let origin = cors::origin(&self.app.cors_origins, &request);
         let here = Here(Arc::new(self.scope(&request, route)));
         request.set_data(here.clone());
@@ -215,7 +216,7 @@ fn respond(mut problem: Problem, here: &Here, route: Option<Route>) -> Response 
     problem.node.clone_from(&here.app.node);
     let mut response = problem.respond();
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
-        let allow = operations::allowed(route.map_or("", |route| route.template));
+        let allow = routes::allowed(route.map_or("", |route| route.template));
         if let Ok(allow) = HeaderValue::try_from(allow) {
             response.headers_mut().insert(ALLOW, allow);
         }

@@ -12,7 +12,7 @@ use crate::base::rng::Rng;
 use crate::layout::members::Layout;
 use crate::layout::placement;
 use crate::layout::view::View;
-use crate::protocol::op::{Answer, LeaseVote, OpHeader, Outcome, Reply, Request, Seal};
+use crate::protocol::op::{Answer, LeaseVote, OpHeader, Outcome, Refusal, Reply, Request, Seal};
 use crate::protocol::quorum::Tally;
 use crate::protocol::record::Value;
 use crate::security::keys::{DataKey, Keys};
@@ -238,41 +238,54 @@ impl Coordinator {
         async move { replica.handle(&request).await }
     }
 
-    /// Closes a stream at a majority of its replicas [F5].
-    pub async fn seal(&self, stream: &StreamRef, seal: Seal) -> Outcome {
-        let mut tally = Tally::new(stream.view.clone());
-        let request = Arc::new(Request::Seal(stream.header(), seal));
+    /// Asks the replicas of a stream and counts those whose answer `take` takes. Returns the count,
+    /// and why one of them refused.
+    pub(super) async fn poll(
+        &self,
+        stream: &StreamRef,
+        request: Request,
+        mut take: impl FnMut(Answer) -> bool + Send,
+    ) -> (Tally, Option<Refusal>) {
+        let (mut tally, mut refusal) = (Tally::new(stream.view.clone()), None);
+        let request = Arc::new(request);
         let local = self.own_vote(request.clone());
         self.ask(&stream.view, request, None, local, |node, answer| {
             match answer {
-                Ok(Answer::Sealed) => tally.yes(node),
-                Ok(Answer::Refused(_)) | Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
+                Ok(Answer::Refused(why)) => {
+                    refusal = Some(why);
+                    tally.no(node);
+                }
+                Err(CallError::NotAsked) => tally.no(node),
+                Ok(answer) => match take(answer) {
+                    true => tally.yes(node),
+                    false => tally.lost(node),
+                },
+                Err(CallError::Lost) => tally.lost(node),
             }
             tally.outcome().is_some()
         })
         .await;
+        (tally, refusal)
+    }
+
+    /// Closes a stream at a majority of its replicas [F5].
+    pub async fn seal(&self, stream: &StreamRef, seal: Seal) -> Outcome {
+        let request = Request::Seal(stream.header(), seal);
+        let (tally, _) = self.poll(stream, request, |answer| answer == Answer::Sealed).await;
         tally.outcome().unwrap_or(Outcome::Unknown)
     }
 
     /// The most messages that any replica of a majority has; `None` without a majority.
     pub async fn census(&self, stream: &StreamRef) -> Option<u64> {
-        let mut tally = Tally::new(stream.view.clone());
         let mut most = 0;
-        let request = Arc::new(Request::Census(stream.header()));
-        let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
-            match answer {
-                Ok(Answer::Counted(count)) => {
-                    most = most.max(count);
-                    tally.yes(node);
-                }
-                Ok(Answer::Refused(_)) | Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
+        let take = |answer| match answer {
+            Answer::Counted(count) => {
+                most = most.max(count);
+                true
             }
-            tally.outcome().is_some()
-        })
-        .await;
+            _ => false,
+        };
+        let (tally, _) = self.poll(stream, Request::Census(stream.header()), take).await;
         tally.reached().then_some(most)
     }
 }

@@ -214,13 +214,12 @@ impl Coordinator {
         }
         let mut sure_since = tokio::time::Instant::now();
         let (mut is_sure, mut lost) = (false, 0);
+        if wanted.max == 0 {
+            // Paused: nothing is looked for.
+            return Ok(self.nothing(stream, wanted));
+        }
         loop {
-            let picked = if wanted.max == 0 {
-                // Paused: nothing is looked for.
-                return Ok(self.nothing(stream, wanted));
-            } else {
-                self.pick(&cell, stream, wanted).await?
-            };
+            let picked = self.pick(&cell, stream, wanted).await?;
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
             let is_stuck = opened.is_stuck;

@@ -128,8 +128,8 @@ impl Coordinator {
         peer.forward(operation, deadline).await
     }
 
-    /// Hands on what changes nothing, so that it may be asked of one after another.
-    pub(super) async fn hand_on_reading(
+    /// Hands on what may be done twice: it is asked of one after another until one answers.
+    pub(super) async fn hand_on_repeatable(
         &self,
         nodes: Vec<NodeId>,
         operation: Forwarded,
@@ -180,6 +180,12 @@ impl Coordinator {
             match self.hand_on(node, operation, DISPATCH_TIME).await {
                 Ok(Forwardee::Received(Ok(mut deliveries))) => {
                     deliveries.iter_mut().for_each(|it| it.lease.began_ms = began_ms);
+                    // The answer may have taken its time: what has run out is nobody's [R20].
+                    let now_ms = self.parts.clock.boottime_ms();
+                    let (deliveries, over): (Vec<_>, Vec<_>) =
+                        deliveries.into_iter().partition(|it| it.lease.runs_at(now_ms));
+                    let over = over.iter().map(|it| it.lease).collect();
+                    self.withdraw(stream, wanted.reader, over);
                     return Some(Ok(Granted {
                         coordinator: self.clone(),
                         stream: stream.clone(),

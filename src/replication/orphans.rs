@@ -93,24 +93,21 @@ impl Coordinator {
             let (peer, request) = (self.parts.peers.get(&node).cloned(), request.clone());
             async move { Some((node, peer?.call(request, ANSWER_TIME).await.ok()?.answer)) }
         };
-        let answers: Vec<Option<(NodeId, Answer)>> =
-            join_all(others.iter().map(|node| ask(*node))).await;
-        let answers: Vec<(NodeId, Vec<bool>)> = answers
+        let told = |answer: Option<(NodeId, Answer)>| match answer {
+            Some((node, Answer::Disowned(words))) => Some((node, words)),
+            _ => None,
+        };
+        let answers: Vec<(NodeId, Vec<bool>)> = join_all(others.iter().map(|node| ask(*node)))
+            .await
             .into_iter()
-            .flatten()
-            .filter_map(|(node, answer)| match answer {
-                Answer::Disowned(words) => Some((node, words)),
-                _ => None,
-            })
+            .filter_map(told)
             .collect();
         for (i, (requester, _)) in ballots.iter().enumerate() {
-            let word = |wanted: bool| -> BTreeSet<NodeId> {
-                let says = |(node, words): &(NodeId, Vec<bool>)| {
-                    (words.get(i) == Some(&wanted)).then_some(*node)
-                };
-                answers.iter().filter_map(says).collect()
+            let disowns = |(node, words): &(NodeId, Vec<bool>)| {
+                (words.get(i) == Some(&true)).then_some(*node)
             };
-            if covers(&stream.view, &word(true)) {
+            let disowned_by: BTreeSet<NodeId> = answers.iter().filter_map(disowns).collect();
+            if covers(&stream.view, &disowned_by) {
                 self.drop_orphan(cell, reader, *requester);
             } else {
                 // Held elsewhere too, or not everybody answered: then it is asked again.

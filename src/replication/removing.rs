@@ -2,12 +2,10 @@
 
 use super::coordinator::{Coordinator, StreamRef};
 use super::gateway::{Forwarded, Forwardee, Road};
-use super::peers::CallError;
 use super::settling::Settled;
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::crdt::context::DotSet;
 use crate::protocol::op::{Answer, Refusal, Request, SettleAction, SettleItem, SubscriptionOp};
-use crate::protocol::quorum::Tally;
 use crate::protocol::stream::{MessageId, Place};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -70,22 +68,15 @@ impl Coordinator {
 
     /// The union of the contexts of a majority.
     async fn seen(&self, stream: &StreamRef) -> Option<DotSet> {
-        let mut tally = Tally::new(stream.view.clone());
         let mut seen = DotSet::new();
-        let request = Arc::new(Request::Context(stream.header()));
-        let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
-            match answer {
-                Ok(Answer::Seen(dots)) => {
-                    seen.merge(&dots);
-                    tally.yes(node);
-                }
-                Ok(Answer::Refused(_)) | Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
+        let take = |answer| match answer {
+            Answer::Seen(dots) => {
+                seen.merge(&dots);
+                true
             }
-            tally.outcome().is_some()
-        })
-        .await;
+            _ => false,
+        };
+        let (tally, _) = self.poll(stream, Request::Context(stream.header()), take).await;
         tally.reached().then_some(seen)
     }
 
@@ -95,27 +86,16 @@ impl Coordinator {
         stream: &StreamRef,
         request: Request,
     ) -> Result<Option<u64>, Refusal> {
-        let mut tally = Tally::new(stream.view.clone());
-        let (mut most, mut refusal) = (0, None);
-        let request = Arc::new(request);
-        let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
-            match answer {
-                Ok(Answer::Counted(count)) => {
-                    most = most.max(count);
-                    tally.yes(node);
-                }
-                Ok(Answer::Joined) => tally.yes(node),
-                Ok(Answer::Refused(why)) => {
-                    refusal = Some(why);
-                    tally.no(node);
-                }
-                Err(CallError::NotAsked) => tally.no(node),
-                Ok(_) | Err(CallError::Lost) => tally.lost(node),
+        let mut most = 0;
+        let take = |answer| match answer {
+            Answer::Counted(count) => {
+                most = most.max(count);
+                true
             }
-            tally.outcome().is_some()
-        })
-        .await;
+            Answer::Joined => true,
+            _ => false,
+        };
+        let (tally, refusal) = self.poll(stream, request, take).await;
         match (tally.reached(), refusal) {
             (true, _) => Ok(Some(most)),
             (false, Some(refusal)) if tally.refused() => Err(refusal),
@@ -135,7 +115,7 @@ impl Coordinator {
     ) -> Result<Redriven, Refusal> {
         if let Road::There(nodes) = self.to_replica(stream) {
             let operation = Forwarded::Redrive(stream.target(), reader, max);
-            return match self.hand_on_reading(nodes, operation).await? {
+            return match self.hand_on_repeatable(nodes, operation).await? {
                 Forwardee::Redriven(redriven) => Ok(redriven),
                 _ => Err(Refusal::Overloaded),
             };

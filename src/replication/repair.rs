@@ -100,24 +100,23 @@ impl Replica {
         let answered = match request {
             RepairRequest::Compare(asker, digests) => self.compare(asker, digests).await,
             RepairRequest::Summary(stream) => {
-                self.tell(stream, |s| {
-                    RepairAnswer::Summary(Box::new(s.summary(self.keyed_window(stream))))
+                self.tell(stream, |s, now_ms| RepairAnswer::Summary(Box::new(s.summary(now_ms))))
+                    .await
+            }
+            RepairRequest::Settled(stream, ids) => {
+                self.tell(stream, |s, _| RepairAnswer::Settled(s.are_settled(&ids))).await
+            }
+            RepairRequest::Set(stream) => {
+                self.tell(stream, |s, _| RepairAnswer::Set((**s.set()).clone())).await
+            }
+            RepairRequest::Keyed(stream, bucket, after) => {
+                self.tell(stream, |s, now_ms| {
+                    RepairAnswer::Keyed(s.keyed_facts(bucket, after, FACTS_MAX, now_ms))
                 })
                 .await
             }
-            RepairRequest::Settled(stream, ids) => {
-                self.tell(stream, |s| RepairAnswer::Settled(s.are_settled(&ids))).await
-            }
-            RepairRequest::Set(stream) => {
-                self.tell(stream, |s| RepairAnswer::Set((**s.set()).clone())).await
-            }
-            RepairRequest::Keyed(stream, bucket, after) => {
-                let now_ms = self.service().now_ms();
-                let told = |s: &Stream| s.keyed_facts(bucket, after, FACTS_MAX, now_ms);
-                self.tell(stream, |s| RepairAnswer::Keyed(told(s))).await
-            }
             RepairRequest::Attempts(stream, reader, dots) => {
-                self.tell(stream, |s| {
+                self.tell(stream, |s, _| {
                     RepairAnswer::Attempts(s.attempts_at(reader, &dots, ATTEMPTS_MAX))
                 })
                 .await
@@ -130,10 +129,10 @@ impl Replica {
     async fn tell(
         &self,
         stream: Generation,
-        tell: impl FnOnce(&Stream) -> RepairAnswer,
+        tell: impl FnOnce(&Stream, u64) -> RepairAnswer,
     ) -> Result<RepairAnswer, Refusal> {
         let cell = self.cell(stream).await?;
-        let told = cell.decide(|stream| tell(stream));
+        let told = self.look(&cell, |stream, now_ms| tell(stream, now_ms));
         self.store().barrier().await.map_err(|_| Refusal::Stopping)?;
         Ok(told)
     }
@@ -187,8 +186,7 @@ impl Replica {
             tracing::error!(%error, %stream, "messages for a peer cannot be read");
             Refusal::Overloaded
         })?;
-        let now_ms = self.service().now_ms();
-        let messages = cell.decide(|state| {
+        let messages = self.look(&cell, |state, now_ms| {
             let repaired = |kept: crate::message::envelope::Kept| Repaired {
                 open: state.open_for_whom(kept.envelope.header.dot),
                 age_ms: now_ms.saturating_sub(kept.received_ms),
@@ -208,11 +206,10 @@ impl Replica {
         merge: impl FnOnce(&mut Stream, u64) -> (T, Vec<Change>),
     ) -> Result<T, Refusal> {
         let admission = self.admit(class, bytes)?;
-        let now_ms = self.service().now_ms();
-        let (result, ticket, changed) = cell.decide(|stream| {
+        let (result, ticket, changed, now_ms) = self.look(cell, |stream, now_ms| {
             let (result, changes) = merge(stream, now_ms);
             let changed = !changes.is_empty();
-            (result, self.submit(admission, cell.generation, stream, changes), changed)
+            (result, self.submit(admission, cell.generation, stream, changes), changed, now_ms)
         });
         if changed {
             if let Some(at_ms) = cell.wake(now_ms) {
@@ -250,11 +247,10 @@ impl Coordinator {
             self.learn_set(&cell, peer).await?;
         }
         let size = (WriteClass::Reserve, 16 * ROW_BYTES);
-        let window = replica.keyed_window(generation);
         let lacking = replica
             .take_in(&cell, size, |state, now_ms| {
                 let changes = state.merge_settled(&theirs, now_ms);
-                let own = state.summary(window).keyed;
+                let own = state.keyed_digests(now_ms);
                 // Those that only this side tells of are asked for, too: what is over at the peer
                 // may be open here.
                 let told: BTreeSet<u8> = own.keys().chain(theirs.keyed.keys()).copied().collect();
@@ -320,12 +316,11 @@ impl Coordinator {
             after = Some(last.id);
             let is_end = facts.len() < FACTS_MAX;
             let size = (WriteClass::Reserve, facts.len() * ROW_BYTES);
-            let window = self.parts.replica.keyed_window(cell.generation);
             let lacking = self
                 .parts
                 .replica
-                .take_in(cell, size, |state, _| {
-                    let changes = state.merge_keyed(&facts, window);
+                .take_in(cell, size, |state, now_ms| {
+                    let changes = state.merge_keyed(&facts, now_ms);
                     (state.lacks_keyed(&facts), changes)
                 })
                 .await?;

@@ -22,7 +22,7 @@ use crate::protocol::op::{
     Answer, Change, LeaseOp, LeaseVote, OpHeader, Purpose, Refusal, Reply, Request, Seal, SettleOp,
     SubscriptionOp, Voter,
 };
-use crate::protocol::stream::{Bounds, KeyedWindow, Stream, StreamKind};
+use crate::protocol::stream::{Bounds, Stream, StreamKind};
 use crate::store::{Admission, Refused, Store, Ticket, WriteClass};
 use std::sync::Arc;
 
@@ -166,7 +166,7 @@ impl Replica {
         let rules = |id| rules::reader(&self.parts.catalog, generation, id);
         let mut stream = Stream::load(me, kind, loaded, now_ms, &rules);
         if self.parts.is_shared {
-            stream.share(self.keyed_window(generation).window_ms);
+            stream.share();
         }
         let unswept = !stream.unswept().is_empty();
         let (budget, left_over) = (self.budget.clone(), self.left_over.clone());
@@ -180,17 +180,21 @@ impl Replica {
         Ok(cell)
     }
 
-    /// By what a stream's keyed messages are judged now.
-    pub(super) fn keyed_window(&self, generation: Generation) -> KeyedWindow {
-        let window_ms = self.bounds(generation).map_or(u64::MAX, |(_, bounds)| bounds.dedup_ms);
-        KeyedWindow { window_ms, now_ms: self.parts.service.now_ms() }
+    /// Looks at a stream, or changes it, as its settings are now, for all its readers at once.
+    pub(super) fn look<T>(&self, cell: &StreamCell, look: impl FnOnce(&mut Stream, u64) -> T) -> T {
+        let (bounds, now_ms) = (self.bounds(cell.generation), self.parts.service.now_ms());
+        cell.decide(|stream| {
+            if let Some((_, bounds)) = bounds {
+                stream.remember_for(bounds.dedup_ms);
+            }
+            look(stream, now_ms)
+        })
     }
 
     /// A digest over what the replicas of a stream have to agree on.
     #[must_use]
     pub fn digest(&self, cell: &StreamCell) -> u64 {
-        let window = self.keyed_window(cell.generation);
-        cell.decide(|stream| stream.summary(window)).digest()
+        self.look(cell, |stream, now_ms| stream.summary(now_ms)).digest()
     }
 
     /// What a stream is, and what bounds it; `None` when no record knows it.

@@ -35,8 +35,7 @@ impl Coordinator {
 
     async fn retire_keyed_of(&self, stream: &StreamRef, cell: &Arc<StreamCell>) {
         let replica = &self.parts.replica;
-        let window = replica.keyed_window(stream.generation);
-        let asked = cell.decide(|state| state.retirable(window, CHUNK));
+        let asked = replica.look(cell, |state, now_ms| state.retirable(now_ms, CHUNK));
         if asked.is_empty() {
             return;
         }
@@ -60,8 +59,9 @@ impl Coordinator {
         let Ok(admission) = replica.admit(WriteClass::Reserve, ids.len() * ROW_BYTES) else {
             return;
         };
-        let _ticket = cell.decide(|state| {
-            let changes = state.retire(&ids, window);
+        // Nobody waits for it.
+        let _ticket = replica.look(cell, |state, now_ms| {
+            let changes = state.retire(&ids, now_ms);
             replica.submit(admission, cell.generation, state, changes)
         });
     }

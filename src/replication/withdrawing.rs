@@ -41,9 +41,6 @@ impl Coordinator {
         reader: SubscriptionId,
         leases: Vec<Lease>,
     ) {
-        if leases.is_empty() {
-            return;
-        }
         let items = leases.iter().map(|lease| lease.item(SettleAction::Withdraw)).collect();
         self.withdraw_items(stream, reader, items);
     }

@@ -1,12 +1,12 @@
 //! The calling end.
 
-use super::{CallError, Caller, Class, Frame, codec, encode};
+use super::{CallError, Caller, Class, Frame, codec, encode, write_frames};
 use crate::base::limits;
 use crate::base::seams::{Spawn, Stream};
 use bytes::Bytes;
+use futures_util::StreamExt;
 use futures_util::future::BoxFuture;
 use futures_util::stream::{SplitSink, SplitStream};
-use futures_util::{SinkExt, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -189,21 +189,9 @@ impl Caller for Client {
     }
 }
 
-async fn write(mut sink: SplitSink<Frames, Bytes>, mut inbox: mpsc::Receiver<Bytes>, ends: Ends) {
-    let writing = async {
-        while let Some(frame) = inbox.recv().await {
-            let mut sent = sink.feed(frame).await;
-            // One flush for all that is ready.
-            while let (Ok(()), Ok(frame)) = (&sent, inbox.try_recv()) {
-                sent = sink.feed(frame).await;
-            }
-            if sent.is_err() || sink.flush().await.is_err() {
-                return;
-            }
-        }
-    };
+async fn write(sink: SplitSink<Frames, Bytes>, inbox: mpsc::Receiver<Bytes>, ends: Ends) {
     tokio::select! {
-        () = writing => {}
+        () = write_frames(sink, inbox) => {}
         () = ends.gone.cancelled() => {}
     }
 }

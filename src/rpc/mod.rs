@@ -28,8 +28,10 @@ pub use server::{Handler, serve};
 use crate::base::limits;
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use futures_util::{Sink, SinkExt as _};
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
+use tokio::sync::mpsc;
 use tokio_util::codec::LengthDelimitedCodec;
 
 /// What calls are for: each class has a connection and a bound of its own, so that none starves
@@ -117,6 +119,20 @@ pub enum CallError {
 
 fn codec() -> LengthDelimitedCodec {
     LengthDelimitedCodec::builder().max_frame_length(limits::FRAME_BYTES_MAX).new_codec()
+}
+
+/// Writes frames until nobody sends any more or the connection breaks; one flush for all that is
+/// ready.
+async fn write_frames(mut sink: impl Sink<Bytes> + Unpin, mut frames: mpsc::Receiver<Bytes>) {
+    while let Some(frame) = frames.recv().await {
+        let mut sent = sink.feed(frame).await;
+        while let (Ok(()), Ok(frame)) = (&sent, frames.try_recv()) {
+            sent = sink.feed(frame).await;
+        }
+        if sent.is_err() || sink.flush().await.is_err() {
+            return;
+        }
+    }
 }
 
 fn encode(frame: &Frame) -> Bytes {

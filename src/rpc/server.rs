@@ -1,10 +1,10 @@
 //! The answering end.
 
-use super::{Class, Frame, Refusal, codec, encode};
+use super::{Class, Frame, Refusal, codec, encode, write_frames};
 use crate::base::seams::{Spawn, Stream};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use futures_util::{FutureExt as _, SinkExt, StreamExt};
+use futures_util::{FutureExt as _, StreamExt};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -25,24 +25,12 @@ pub async fn serve(
     handlers: Arc<BTreeMap<u16, Handler>>,
     spawn: Arc<dyn Spawn>,
 ) {
-    let (mut sink, mut frames) = Framed::new(stream, codec()).split();
-    let (outbox, mut inbox) = mpsc::channel::<Bytes>(class.calls_max());
+    let (sink, mut frames) = Framed::new(stream, codec()).split();
+    let (outbox, inbox) = mpsc::channel::<Bytes>(class.calls_max());
     let jobs = Jobs::default();
     let cut = jobs.cut.clone();
-    spawn.task(Box::pin(
-        cut.run_until_cancelled_owned(async move {
-            while let Some(frame) = inbox.recv().await {
-                let mut sent = sink.feed(frame).await;
-                while let (Ok(()), Ok(frame)) = (&sent, inbox.try_recv()) {
-                    sent = sink.feed(frame).await;
-                }
-                if sent.is_err() || sink.flush().await.is_err() {
-                    return;
-                }
-            }
-        })
-        .map(drop),
-    ));
+    let writing = cut.run_until_cancelled_owned(write_frames(sink, inbox));
+    spawn.task(Box::pin(writing.map(drop)));
     while let Some(Ok(bytes)) = frames.next().await {
         match postcard::from_bytes::<Frame>(&bytes) {
             Ok(Frame::Call { id, kind, deadline_ms, body }) => {

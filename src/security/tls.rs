@@ -105,21 +105,12 @@ impl ClientCa {
     pub fn issue(&self, hosts: &[String], now_ms: u64, rng: &dyn Rng) -> Result<Issued, TlsError> {
         let first = hosts.first().ok_or(TlsError::NoHosts)?;
         let (not_before, not_after) = life_from(now_ms).ok_or(TlsError::BadTime { now_ms })?;
-        let mut random = Zeroizing::new([0; 48]);
-        rng.fill(&mut *random);
-        let secret = secret_of(&random);
-        let public = LeafKey(public_bytes(&secret.public_key()));
-
-        let mut params = CertificateParams::default();
-        params.serial_number = Some(serial_of(&public.0));
+        let (secret, public, mut params) = leaf(rng);
         params.distinguished_name = named(first);
         params.subject_alt_names = alternative_names(hosts)?;
         params.not_before = not_before;
         params.not_after = not_after;
-        params.is_ca = IsCa::ExplicitNoCa; // With it goes the SKI.
-        params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
-        params.use_authority_key_identifier_extension = true;
         let certificate = params.signed_by(&public, &self.issuer)?;
 
         let key_pem =
@@ -130,6 +121,20 @@ impl ClientCa {
             not_after_ms: not_after.unix_timestamp().unsigned_abs() * 1_000,
         })
     }
+}
+
+/// A fresh key, and what every certificate that is no authority's says.
+fn leaf(rng: &dyn Rng) -> (SecretKey, LeafKey, CertificateParams) {
+    let mut random = Zeroizing::new([0; 48]);
+    rng.fill(&mut *random);
+    let secret = secret_of(&random);
+    let public = LeafKey(public_bytes(&secret.public_key()));
+    let mut params = CertificateParams::default();
+    params.serial_number = Some(serial_of(&public.0));
+    params.is_ca = IsCa::ExplicitNoCa; // With it goes the SKI.
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.use_authority_key_identifier_extension = true;
+    (secret, public, params)
 }
 
 /// The server's side: TLS 1.2 and 1.3, HTTP/2 before HTTP/1.1, no client certificates. The crypto

@@ -17,7 +17,7 @@ use tertulia::base::seams::{Net, Spawn, SystemSpawn};
 use tertulia::layout::members::Layout;
 use tertulia::layout::placement;
 use tertulia::message::envelope::{Body, Content};
-use tertulia::metadata::{Catalog, Draft, Registers};
+use tertulia::metadata::{Draft, Registers};
 use tertulia::protocol::op::{
     Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Reply, Request, SettleItem, StoreVote,
 };
@@ -124,7 +124,11 @@ impl Peer for LinkPeer {
                 return Err(CallError::Lost);
             }
             let peer = link.peer.lock().unwrap().clone().ok_or(CallError::NotAsked)?;
-            peer.forward(operation, deadline).await
+            let done = peer.forward(operation, deadline).await;
+            link.asked.fetch_add(1, Ordering::SeqCst);
+            link.changed.notify_waiters();
+            link.until(|| !link.held.load(Ordering::SeqCst)).await;
+            done
         })
     }
 
@@ -180,8 +184,8 @@ fn stamp() -> RowOp {
     RowOp::Put { table: Table::Node, key: b"stamp".to_vec(), tag: 1, bytes: vec![0] }
 }
 
-async fn registers(store: &Store, wrapped: &[u8]) -> Arc<Catalog> {
-    let (registers, catalog) = Registers::open(store.clone()).unwrap();
+/// Puts the record of a queue with three replicas into the registers of one node.
+pub async fn put_queue(registers: &Registers, generation: Generation, wrapped: &[u8]) {
     let config = QueueConfig { replicas: 3, ..tertulia::broker::queues::DEFAULTS };
     let queue = Queue {
         owner: UserId([1; 16]),
@@ -192,9 +196,8 @@ async fn registers(store: &Store, wrapped: &[u8]) -> Arc<Catalog> {
         created_ms: 0,
         updated_ms: 0,
     };
-    let draft = Draft { generation: STREAM, state: State::Live, value: Value::Queue(queue) };
+    let draft = Draft { generation, state: State::Live, value: Value::Queue(queue) };
     registers.change(RecordKey::new(Kind::Queue, "q"), 0, draft).await.unwrap();
-    catalog
 }
 
 impl Three {
@@ -220,7 +223,8 @@ impl Three {
             let open = Store::open(Arc::new(disk.clone()), 1 << 20).unwrap();
             let options = StoreOptions { reserve_bytes: 0, stamp: Arc::new(|_| stamp()) };
             let store = open.start(&*spawn, options, 0);
-            let catalog = registers(&store, &wrapped).await;
+            let (registers, catalog) = Registers::open(store.clone()).unwrap();
+            put_queue(&registers, STREAM, &wrapped).await;
             let service = Arc::new(ServiceClock::resume(clock.clone(), None));
             let lapses = Lapses::new(service.clone());
             spawn.task(Box::pin(lapses.clone().run()));
@@ -316,13 +320,29 @@ impl Three {
         members[b].links[a].alive.store(false, Ordering::SeqCst);
     }
 
+    /// Holds the answers back that one node gets from another.
+    pub fn hold_between(&self, from: usize, to: usize) {
+        self.0.members[from].links[to].held.store(true, Ordering::SeqCst);
+    }
+
+    pub fn let_go_between(&self, from: usize, to: usize) {
+        let link = &self.0.members[from].links[to];
+        link.held.store(false, Ordering::SeqCst);
+        link.changed.notify_waiters();
+    }
+
+    /// Returns once a node was answered by another (its answer may still be held back).
+    pub async fn asked_between(&self, from: usize, to: usize) {
+        let link = &self.0.members[from].links[to];
+        link.until(|| link.asked.load(Ordering::SeqCst) > 0).await;
+    }
+
     pub fn hold(&self, node: usize) {
-        self.0.members[0].links[node].held.store(true, Ordering::SeqCst);
+        self.hold_between(0, node);
     }
 
     pub fn let_go(&self, node: usize) {
-        self.0.members[0].links[node].held.store(false, Ordering::SeqCst);
-        self.0.members[0].links[node].changed.notify_waiters();
+        self.let_go_between(0, node);
     }
 
     pub fn double_answers(&self, node: usize) {
@@ -331,8 +351,7 @@ impl Three {
 
     /// Returns once the node has answered node 0 (its answer may still be held back).
     pub async fn asked(&self, node: usize) {
-        let link = &self.0.members[0].links[node];
-        link.until(|| link.asked.load(Ordering::SeqCst) > 0).await;
+        self.asked_between(0, node).await;
     }
 
     /// A node takes in what another knows more of the stream.

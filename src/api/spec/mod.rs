@@ -4,6 +4,7 @@
 mod assemble;
 mod examples;
 pub mod operations;
+pub mod routes;
 
 use super::resources::Resources;
 use poem_openapi::OpenApi;

@@ -26,6 +26,12 @@ pub struct Identity {
     pub is_copy: bool,
 }
 
+impl Identity {
+    pub(super) fn age_ms(&self, now_ms: u64) -> u64 {
+        now_ms.saturating_sub(self.received_ms)
+    }
+}
+
 /// The table of identities. A row is dropped only when its window is over *and* its message is
 /// settled; a full table refuses, it never forgets [F1].
 #[derive(Debug, Default)]

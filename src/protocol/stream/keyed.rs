@@ -10,6 +10,7 @@ use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId};
 use crate::protocol::op::Change;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
 
 /// A keyed message, as replicas tell each other.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,31 +29,50 @@ pub struct KeyedFact {
     pub age_ms: u64,
 }
 
-/// What a stream's settings say about keyed messages, and the time by which it is judged.
-#[derive(Clone, Copy, Debug)]
-pub struct KeyedWindow {
-    /// How long they are remembered at least, in ms.
-    pub window_ms: u64,
-    /// The service clock, in ms.
-    pub now_ms: u64,
-}
-
-impl KeyedWindow {
-    pub(super) fn is_over(self, age_ms: u64) -> bool {
-        age_ms >= self.window_ms
-    }
-
-    pub(super) fn age_ms(self, identity: &Identity) -> u64 {
-        self.now_ms.saturating_sub(identity.received_ms)
-    }
-}
-
 impl Stream {
-    pub(super) fn keyed_digest(&self, id: KeyedId, identity: &Identity) -> u64 {
-        let open = self.open_for_whom(Dot::Keyed(id));
-        let bytes = postcard::to_stdvec(&(id, identity.content_mac, open))
-            .expect("a digest's ground always encodes");
-        fnv(&bytes)
+    /// Says how long keyed messages are remembered at least, in ms, as the settings are now.
+    pub fn remember_for(&mut self, dedup_ms: u64) {
+        self.dedup_ms = dedup_ms;
+    }
+
+    fn is_window_over(&self, age_ms: u64) -> bool {
+        age_ms >= self.dedup_ms
+    }
+
+    /// Whether nobody has a keyed message open, and its window is over.
+    fn is_ended(&self, id: KeyedId, identity: &Identity, now_ms: u64) -> bool {
+        !identity.is_copy
+            && self.is_window_over(identity.age_ms(now_ms))
+            && !self.sizes.contains(Dot::Keyed(id))
+    }
+
+    /// Whether a key is only remembered because another replica may still have its message open: a
+    /// send by it is a new message [F1].
+    pub(super) fn is_retiring(&self, id: KeyedId, now_ms: u64) -> bool {
+        let ended = |identity: &Identity| self.is_ended(id, identity, now_ms);
+        !self.is_alone && self.identities.get(id).is_some_and(ended)
+    }
+
+    /// Whether of two messages by one key the first was sent when the other's window was over.
+    /// Two stamps of one message are closer.
+    pub(super) fn is_later(&self, hlc: Hlc, than: Hlc) -> bool {
+        hlc.wall_ms.saturating_sub(than.wall_ms) >= self.dedup_ms.max(1)
+    }
+
+    /// A digest per bucket that is not empty. Messages that are settled and whose window is over
+    /// are not told: they are on their way out, at every replica's own pace.
+    #[must_use]
+    pub fn keyed_digests(&self, now_ms: u64) -> BTreeMap<u8, u64> {
+        let mut buckets: BTreeMap<u8, u64> = BTreeMap::new();
+        for (id, identity) in self.identities.iter() {
+            if !self.is_ended(id, identity, now_ms) {
+                let ground = (id, identity.content_mac, self.open_for_whom(Dot::Keyed(id)));
+                let bytes = postcard::to_stdvec(&ground).expect("a digest's ground always encodes");
+                let bucket = buckets.entry(id.0[0]).or_default();
+                *bucket = bucket.wrapping_add(fnv(&bytes));
+            }
+        }
+        buckets
     }
 
     /// Up to `max` keyed messages of a bucket after one, rising.
@@ -70,7 +90,7 @@ impl Stream {
             hlc: identity.hlc,
             is_copy: identity.is_copy,
             open: self.open_for_whom(Dot::Keyed(id)),
-            age_ms: now_ms.saturating_sub(identity.received_ms),
+            age_ms: identity.age_ms(now_ms),
         };
         self.identities.bucket(bucket, after).take(max).map(fact).collect()
     }
@@ -89,15 +109,16 @@ impl Stream {
     }
 
     /// Takes in which keyed messages another replica has settled, for which readers.
-    pub fn merge_keyed(&mut self, facts: &[KeyedFact], window: KeyedWindow) -> Vec<Change> {
-        let now_ms = window.now_ms;
+    pub fn merge_keyed(&mut self, facts: &[KeyedFact], now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
         for fact in facts {
             let dot = Dot::Keyed(fact.id);
             match self.identities.get(fact.id) {
                 // What is over was forgotten here.
-                None if fact.open.is_empty() && !fact.is_copy && window.is_over(fact.age_ms) => {}
+                None if fact.open.is_empty()
+                    && !fact.is_copy
+                    && self.is_window_over(fact.age_ms) => {}
                 None if fact.open.is_empty() => {
                     let (content_mac, hlc, is_copy) = (fact.content_mac, fact.hlc, fact.is_copy);
                     let received_ms = now_ms.saturating_sub(fact.age_ms);
@@ -123,9 +144,9 @@ impl Stream {
 
     /// Keyed messages that could be forgotten, if no other replica has them open [F1].
     #[must_use]
-    pub fn retirable(&self, window: KeyedWindow, max: usize) -> Vec<KeyedId> {
+    pub fn retirable(&self, now_ms: u64, max: usize) -> Vec<KeyedId> {
         let is_settled = |id| !self.sizes.contains(Dot::Keyed(id));
-        self.identities.retirable(window.now_ms, window.window_ms, max, is_settled)
+        self.identities.retirable(now_ms, self.dedup_ms, max, is_settled)
     }
 
     /// Whether each of some keyed messages is open here for nobody.
@@ -135,12 +156,11 @@ impl Stream {
     }
 
     /// Forgets keyed messages that no replica has open and whose window is over.
-    pub fn retire(&mut self, ids: &[KeyedId], window: KeyedWindow) -> Vec<Change> {
+    pub fn retire(&mut self, ids: &[KeyedId], now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for id in ids {
-            let is_over = |it: &Identity| window.is_over(window.age_ms(it)) && !it.is_copy;
-            let over = self.identities.get(*id).is_some_and(is_over);
-            if over && !self.sizes.contains(Dot::Keyed(*id)) && self.identities.remove(*id) {
+            let ended = |identity: &Identity| self.is_ended(*id, identity, now_ms);
+            if self.identities.get(*id).is_some_and(ended) && self.identities.remove(*id) {
                 changes.push(Change::DeleteIdentity(*id));
             }
         }

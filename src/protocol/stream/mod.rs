@@ -25,7 +25,7 @@ mod waits;
 mod window;
 
 pub use identities::Identity;
-pub use keyed::{KeyedFact, KeyedWindow};
+pub use keyed::KeyedFact;
 pub use leasing::{Picked, held_ms};
 pub use loading::{Loaded, LoadedReader};
 pub use reader::{Mark, Standing};
@@ -40,7 +40,7 @@ use super::record::Filter;
 use crate::base::hlc::Hlc;
 use crate::base::ids::{Boot, NodeId, SubscriptionId};
 use crate::crdt::context::DotSet;
-use crate::crdt::dot::{Dot, KeyedId};
+use crate::crdt::dot::Dot;
 use crate::message::envelope::Content;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
@@ -219,25 +219,11 @@ impl Stream {
     }
 
     /// Says that other replicas keep this stream too: what they have not settled is not over.
-    pub fn share(&mut self, dedup_ms: u64) {
-        (self.is_alone, self.dedup_ms) = (false, dedup_ms);
+    pub fn share(&mut self) {
+        self.is_alone = false;
     }
 
-    /// Whether a key is only remembered because another replica may still have its message open: a
-    /// send by it is a new message [F1].
-    fn is_retiring(&self, id: KeyedId, now_ms: u64) -> bool {
-        let over = |it: &Identity| it.received_ms.saturating_add(self.dedup_ms) <= now_ms;
-        !self.is_alone
-            && !self.sizes.contains(Dot::Keyed(id))
-            && self.identities.get(id).is_some_and(|it| over(it) && !it.is_copy)
-    }
-
-    /// Whether of two messages by one key the first was sent when the other's window was over.
-    /// Two stamps of one message are closer.
-    fn is_later(&self, hlc: Hlc, than: Hlc) -> bool {
-        hlc.wall_ms.saturating_sub(than.wall_ms) >= self.dedup_ms.max(1)
-    }
-
+    /// Whether a dot names no message that was here, as far as it is remembered.
     fn is_new(&self, dot: Dot, now_ms: u64) -> bool {
         match dot {
             Dot::Keyed(id) => !self.identities.contains(id) || self.is_retiring(id, now_ms),

@@ -4,11 +4,12 @@
 //! and then disowns it; disowned by so many that no majority can hold it, it is dropped [F10].
 
 use super::Stream;
-use super::reader::Reader;
+use super::reader::{OpenGrant, Reader};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::crdt::dot::Dot;
 use crate::protocol::lease::{Attempt, Hold};
 use crate::protocol::op::Change;
+use std::collections::BTreeSet;
 
 impl Stream {
     /// Grants from before a time that were not checked yet.
@@ -20,10 +21,18 @@ impl Stream {
         max: usize,
     ) -> Vec<(SubscriptionId, RequesterId, u64)> {
         let of_reader = |(id, reader): (&SubscriptionId, &Reader)| {
-            let is_old = |since: Option<u64>| since.is_some_and(|since| since <= before_ms);
-            let old = reader.grants.iter().filter(|(_, grant)| is_old(grant.unchecked_since_ms));
-            let held = old.filter(|(requester, _)| reader.holds(**requester, now_ms));
-            held.map(|(requester, grant)| (*id, *requester, grant.counter)).collect::<Vec<_>>()
+            let is_old = |grant: &OpenGrant| {
+                grant.unchecked_since_ms.is_some_and(|since| since <= before_ms)
+            };
+            let mut old: Vec<_> = reader.grants.iter().filter(|(_, grant)| is_old(grant)).collect();
+            if !old.is_empty() {
+                // One walk over the attempts for all grants.
+                let holders = reader.holders(now_ms);
+                old.retain(|(requester, _)| holders.contains(requester));
+            }
+            let ballot =
+                |(requester, grant): (&RequesterId, &OpenGrant)| (*id, *requester, grant.counter);
+            old.into_iter().map(ballot).collect::<Vec<_>>()
         };
         self.readers.iter().flat_map(of_reader).take(max).collect()
     }
@@ -98,6 +107,11 @@ impl Stream {
 }
 
 impl Reader {
+    fn holders(&self, now_ms: u64) -> BTreeSet<RequesterId> {
+        let held = self.attempts.values().filter(|live| live.attempt.is_held(now_ms));
+        held.map(|live| live.attempt.requester).collect()
+    }
+
     fn holds(&self, requester: RequesterId, now_ms: u64) -> bool {
         let of_request =
             |attempt: &Attempt| attempt.requester == requester && attempt.is_held(now_ms);

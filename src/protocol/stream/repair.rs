@@ -10,7 +10,7 @@
 
 use super::reader::Reader;
 use super::settling::Settling;
-use super::{KeyedWindow, Place, Stream, StreamKind, push_once};
+use super::{Place, Stream, StreamKind, push_once};
 use crate::base::ids::SubscriptionId;
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
@@ -63,16 +63,21 @@ impl Summary {
         self.open.values().any(|open| open.contains(dot))
     }
 
+    /// What is open for anybody.
+    fn open_for_anybody(&self) -> DotSet {
+        let mut all = DotSet::new();
+        self.open.values().for_each(|open| all.merge(open));
+        all
+    }
+
     /// A digest over everything but suspicion and holes: equal, when neither lacks anything.
     #[must_use]
-    pub fn digest(&self) -> u64 {
-        let mut bare = self.clone();
-        (bare.holes, bare.is_suspect) = (DotSet::new(), false);
+    pub fn digest(mut self) -> u64 {
+        (self.holes, self.is_suspect) = (DotSet::new(), false);
         // A reader without open messages and one that is not known say the same.
-        bare.open.retain(|_, open| !open.is_empty());
-        bare.fates.retain(|_, fates| !fates.is_empty());
-        let bytes = postcard::to_stdvec(&bare).expect("a summary always encodes");
-        fnv(&bytes)
+        self.open.retain(|_, open| !open.is_empty());
+        self.fates.retain(|_, fates| !fates.is_empty());
+        fnv(&postcard::to_stdvec(&self).expect("a summary always encodes"))
     }
 }
 
@@ -83,28 +88,17 @@ pub(super) fn fnv(bytes: &[u8]) -> u64 {
 }
 
 impl Stream {
-    /// What this replica knows. Keyed messages that are settled and whose window is over are not
-    /// told: they are on their way out, at every replica's own pace.
+    /// What this replica knows.
     #[must_use]
-    pub fn summary(&self, keyed_window: KeyedWindow) -> Summary {
+    pub fn summary(&self, now_ms: u64) -> Summary {
         let open = |(id, reader): (&SubscriptionId, &Reader)| (*id, reader.open.numbered());
         let fates = |(id, reader): (&SubscriptionId, &Reader)| (*id, reader.fates());
-        let mut keyed: BTreeMap<u8, u64> = BTreeMap::new();
-        for (id, identity) in self.identities.iter() {
-            let is_over = keyed_window.is_over(keyed_window.age_ms(identity));
-            if is_over && !identity.is_copy && !self.sizes.contains(Dot::Keyed(id)) {
-                continue;
-            }
-            let digest = self.keyed_digest(id, identity);
-            let bucket = keyed.entry(id.0[0]).or_default();
-            *bucket = bucket.wrapping_add(digest);
-        }
         Summary {
             context: self.context.clone(),
             open: self.readers.iter().map(open).collect(),
             holes: self.holes.iter().map(|(_, dot)| *dot).collect(),
             fates: self.readers.iter().map(fates).collect(),
-            keyed,
+            keyed: self.keyed_digests(now_ms),
             set_version: self.set.version,
             seal: self.seal.clone(),
             is_suspect: self.is_suspect,
@@ -123,10 +117,7 @@ impl Stream {
     /// those that the other has whole.
     #[must_use]
     pub fn lacks(&self, theirs: &Summary) -> DotSet {
-        let mut lacking = DotSet::new();
-        for open in theirs.open.values() {
-            lacking.merge(open);
-        }
+        let mut lacking = theirs.open_for_anybody();
         lacking.subtract(&self.context);
         for (_, dot) in &self.holes {
             // Keyed ones are not in the summary: whoever has one sends it.
@@ -149,10 +140,6 @@ impl Stream {
         if theirs.is_suspect || theirs.set_version != self.set.version {
             return changes;
         }
-        let mut open_there = DotSet::new();
-        for open in theirs.open.values() {
-            open_there.merge(open);
-        }
         let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
         for id in ids {
             let mut settled = self.readers[&id].open.intersection(&theirs.context);
@@ -162,7 +149,7 @@ impl Stream {
             self.settle_dots(id, &settled, now_ms, &mut changes);
         }
         let mut news = theirs.context.clone();
-        news.subtract(&open_there);
+        news.subtract(&theirs.open_for_anybody());
         news.subtract(&self.context);
         if !news.is_empty() {
             self.context.merge(&news);

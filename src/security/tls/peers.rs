@@ -4,15 +4,12 @@
 //! nobody's good, since whoever holds the secret can issue another, and a node whose clock is
 //! wrong must still be talked to. So no clock is asked in these handshakes at all.
 
-use super::{CaKey, LeafKey, TlsError, authority, named, public_bytes, secret_of, serial_of};
+use super::{CaKey, TlsError, authority, leaf, named};
 use crate::base::ids::NodeId;
 use crate::base::rng::Rng;
 use crate::security::keys::Keys;
 use p256::pkcs8::EncodePrivateKey as _;
-use rcgen::{
-    CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyUsagePurpose, SanType,
-    date_time_ymd,
-};
+use rcgen::{ExtendedKeyUsagePurpose, Issuer, SanType, date_time_ymd};
 use rustls::client::Resumption;
 use rustls::server::{NoServerSessionStorage, WebPkiClientVerifier};
 use rustls::time_provider::TimeProvider;
@@ -101,12 +98,7 @@ fn issue(
     node: NodeId,
     rng: &dyn Rng,
 ) -> Result<(CertificateDer<'static>, Zeroizing<Vec<u8>>), TlsError> {
-    let mut random = Zeroizing::new([0; 48]);
-    rng.fill(&mut *random);
-    let secret = secret_of(&random);
-    let public = LeafKey(public_bytes(&secret.public_key()));
-    let mut params = CertificateParams::default();
-    params.serial_number = Some(serial_of(&public.0));
+    let (secret, public, mut params) = leaf(rng);
     params.distinguished_name = named(&format!("Tertulia node {node}"));
     params.subject_alt_names = vec![
         SanType::URI(format!("{URI}{node}").as_str().try_into()?),
@@ -114,11 +106,8 @@ fn issue(
     ];
     params.not_before = date_time_ymd(2020, 1, 1);
     params.not_after = date_time_ymd(2070, 1, 1);
-    params.is_ca = IsCa::ExplicitNoCa;
-    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-    params.use_authority_key_identifier_extension = true;
     let certificate = params.signed_by(&public, issuer)?;
     let key = secret.to_pkcs8_der().expect("a key of fixed length is written");
     Ok((certificate.der().clone(), key.to_bytes()))

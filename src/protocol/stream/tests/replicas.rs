@@ -84,7 +84,10 @@ impl Cluster {
         let nodes = (1..=3).map(NodeId);
         let mut replicas: Vec<Bench> =
             nodes.map(|me| Bench::at(me, StreamKind::Queue, rules)).collect();
-        replicas.iter_mut().for_each(|bench| bench.stream.share(BOUNDS.dedup_ms));
+        replicas.iter_mut().for_each(|bench| {
+            bench.stream.share();
+            bench.stream.remember_for(BOUNDS.dedup_ms);
+        });
         Self {
             replicas,
             boots: [1; 3],
@@ -100,19 +103,15 @@ impl Cluster {
         }
     }
 
-    fn window(&self) -> KeyedWindow {
-        KeyedWindow { window_ms: BOUNDS.dedup_ms, now_ms: self.now_ms }
-    }
-
     /// Forgets keyed messages that are over everywhere.
     fn retire(&mut self, at: usize) {
-        let window = self.window();
-        let mut ids = self.replicas[at].stream.retirable(window, 100);
+        let now_ms = self.now_ms;
+        let mut ids = self.replicas[at].stream.retirable(now_ms, 100);
         for n in reached(None, 7).filter(|n| *n != at) {
             let mut settled = self.replicas[n].stream.are_settled(&ids).into_iter();
             ids.retain(|_| settled.next().unwrap());
         }
-        let changes = self.replicas[at].stream.retire(&ids, window);
+        let changes = self.replicas[at].stream.retire(&ids, now_ms);
         self.replicas[at].commit(changes);
     }
 
@@ -271,15 +270,15 @@ impl Cluster {
     }
 
     fn repair(&mut self, at: usize, from: usize) {
-        let theirs = self.replicas[from].stream.summary(self.window());
+        let theirs = self.replicas[from].stream.summary(self.now_ms);
         let now_ms = self.now_ms;
         let changes = self.replicas[at].stream.merge_settled(&theirs, now_ms);
         self.replicas[at].commit(changes);
         let mut wanted = self.replicas[at].stream.lacks(&theirs);
         for bucket in 0..=255 {
             let facts = self.replicas[from].stream.keyed_facts(bucket, None, 100, now_ms);
-            let window = self.window();
-            let changes = self.replicas[at].stream.merge_keyed(&facts, window);
+            let now_ms = self.now_ms;
+            let changes = self.replicas[at].stream.merge_keyed(&facts, now_ms);
             self.replicas[at].commit(changes);
             let ids = self.replicas[at].stream.lacks_keyed(&facts);
             wanted.merge(&ids.into_iter().map(Dot::Keyed).collect());
@@ -397,7 +396,8 @@ impl Cluster {
                 self.boots[at] += 1;
                 let now_ms = self.now_ms;
                 self.replicas[at].restart(Boot(self.boots[at]), now_ms);
-                self.replicas[at].stream.share(BOUNDS.dedup_ms);
+                self.replicas[at].stream.share();
+                self.replicas[at].stream.remember_for(BOUNDS.dedup_ms);
             }
             Step::Pass { ms } => self.now_ms += ms,
         }
@@ -414,14 +414,11 @@ impl Cluster {
     fn heal(&mut self) {
         self.now_ms += 10 * LEASE_MS;
         self.tell_all();
-        let digests: BTreeSet<u64> = self
-            .replicas
-            .iter()
-            .map(|bench| bench.stream.summary(self.window()).digest())
-            .collect();
+        let digests: BTreeSet<u64> =
+            self.replicas.iter().map(|bench| bench.stream.summary(self.now_ms).digest()).collect();
         if digests.len() != 1 {
             let summaries: Vec<Summary> =
-                self.replicas.iter().map(|bench| bench.stream.summary(self.window())).collect();
+                self.replicas.iter().map(|bench| bench.stream.summary(self.now_ms)).collect();
             panic!("replicas that told each other everything differ: {summaries:#?}");
         }
         for dot in self.sent.clone() {
