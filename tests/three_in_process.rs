@@ -339,3 +339,36 @@ async fn r20_a_lease_that_ran_out_on_its_way_to_the_door_is_nobodys() {
     five.let_go_between(door, dispatcher);
     assert!(received.await.unwrap().unwrap().is_empty(), "its holder could not count on it");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r1_who_answers_in_the_place_of_a_member_has_no_vote() {
+    let three = Three::start().await;
+    three.replace(1);
+    three.kill(2);
+    assert_eq!(three.send("one", false).await, Stored::Unknown, "node 0 is alone");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f1_a_key_is_forgotten_only_when_no_replica_has_its_message_open() {
+    let three = Three::remembering(3, 0).await;
+    let message = keyed("k", "one");
+    let dot = message.named.unwrap();
+    three.send_at(0, message, true).await;
+    let got = three.receive_at(0, 1, LEASE_MS).await.unwrap();
+    three.kill(2);
+    let ack = got[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle(ack, false).await, Settled::Done);
+    three.retire(0).await;
+    assert!(three.remembers(0, dot).await, "nobody knows what node 2 has");
+    three.revive(2).await;
+    three.retire(0).await;
+    assert!(three.remembers(0, dot).await, "node 2 missed the ack");
+    // What it has does not come back to those that are done with it.
+    three.catch_up(0, 2).await;
+    assert_eq!(three.count(0).await, 0);
+    three.catch_up(2, 0).await;
+    for node in 0..3 {
+        three.retire(node).await;
+        assert!(!three.remembers(node, dot).await, "node {node}");
+    }
+}

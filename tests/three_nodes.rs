@@ -99,7 +99,7 @@ impl Cluster {
     }
 
     async fn put_queue(&self, at: usize) {
-        put_queue(self.node(at).registers(), STREAM, &self.wrapped).await;
+        put_queue(self.node(at).registers(), STREAM, &self.wrapped, 600).await;
     }
 
     fn stream(&self, node: &Node) -> StreamRef {

@@ -14,6 +14,7 @@ use tertulia::base::hlc::HlcClock;
 use tertulia::base::ids::{Boot, Generation, NodeId, RequesterId, SubscriptionId, UserId};
 use tertulia::base::rng::{Rng, SystemRng};
 use tertulia::base::seams::{Net, Spawn, SystemSpawn};
+use tertulia::crdt::dot::Dot;
 use tertulia::layout::members::Layout;
 use tertulia::layout::placement;
 use tertulia::message::envelope::{Body, Content};
@@ -48,6 +49,7 @@ pub struct Link {
     alive: AtomicBool,
     held: AtomicBool,
     doubled: AtomicBool,
+    impostor: AtomicBool,
     asked: AtomicUsize,
     changed: Notify,
 }
@@ -59,6 +61,7 @@ impl Link {
             alive: AtomicBool::new(true),
             held: AtomicBool::new(false),
             doubled: AtomicBool::new(false),
+            impostor: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -105,7 +108,11 @@ impl Peer for LinkPeer {
                 assert_eq!(plain(&again.answer), plain(&reply.clone()?.answer));
             }
             link.until(|| !link.held.load(Ordering::SeqCst)).await;
-            reply
+            let mut reply = reply?;
+            if link.impostor.load(Ordering::SeqCst) {
+                reply.voter.node = NodeId(99);
+            }
+            Ok(reply)
         })
     }
 
@@ -185,8 +192,14 @@ fn stamp() -> RowOp {
 }
 
 /// Puts the record of a queue with three replicas into the registers of one node.
-pub async fn put_queue(registers: &Registers, generation: Generation, wrapped: &[u8]) {
-    let config = QueueConfig { replicas: 3, ..tertulia::broker::queues::DEFAULTS };
+pub async fn put_queue(
+    registers: &Registers,
+    generation: Generation,
+    wrapped: &[u8],
+    dedup_seconds: i32,
+) {
+    let defaults = tertulia::broker::queues::DEFAULTS;
+    let config = QueueConfig { replicas: 3, dedup_seconds, ..defaults };
     let queue = Queue {
         owner: UserId([1; 16]),
         config,
@@ -208,6 +221,11 @@ impl Three {
 
     /// So many nodes, of which three replicate the stream.
     pub async fn of(count: u64) -> Self {
+        Self::remembering(count, 600).await
+    }
+
+    /// The same, with so many seconds for which keys are remembered.
+    pub async fn remembering(count: u64, dedup_seconds: i32) -> Self {
         let (clock, rng): (Arc<dyn Clock>, Arc<dyn Rng>) =
             (Arc::new(SystemClock), Arc::new(SystemRng));
         let spawn: Arc<dyn Spawn> = Arc::new(SystemSpawn);
@@ -224,7 +242,7 @@ impl Three {
             let options = StoreOptions { reserve_bytes: 0, stamp: Arc::new(|_| stamp()) };
             let store = open.start(&*spawn, options, 0);
             let (registers, catalog) = Registers::open(store.clone()).unwrap();
-            put_queue(&registers, STREAM, &wrapped).await;
+            put_queue(&registers, STREAM, &wrapped, dedup_seconds).await;
             let service = Arc::new(ServiceClock::resume(clock.clone(), None));
             let lapses = Lapses::new(service.clone());
             spawn.task(Box::pin(lapses.clone().run()));
@@ -318,6 +336,22 @@ impl Three {
         let members = &self.0.members;
         members[a].links[b].alive.store(false, Ordering::SeqCst);
         members[b].links[a].alive.store(false, Ordering::SeqCst);
+    }
+
+    /// What answers node 0 in the place of a node is another one.
+    pub fn replace(&self, node: usize) {
+        self.0.members[0].links[node].impostor.store(true, Ordering::SeqCst);
+    }
+
+    /// A node forgets the keys that are over everywhere.
+    pub async fn retire(&self, node: usize) {
+        self.0.members[node].coordinator.retire_keyed().await;
+    }
+
+    /// Whether a node remembers a message by its name.
+    pub async fn remembers(&self, node: usize, dot: Dot) -> bool {
+        let cell = self.0.members[node].replica.cell(STREAM).await.unwrap();
+        cell.decide(|stream| stream.is_known(dot))
     }
 
     /// Holds the answers back that one node gets from another.

@@ -477,3 +477,21 @@ async fn a_subscription_strays_when_what_it_names_is_gone_in_whatever_order() {
     step(&registers, &sub, 4, State::Sealed, subscription(2, 1, Some(3), Phase::Active)).await;
     assert_eq!(strays(), 0);
 }
+
+#[tokio::test]
+async fn f8_of_what_others_decided_the_greater_version_stays_durably() {
+    let (store, registers, catalog) = open();
+    let of = |version, admin| {
+        let (generation, state, value) = (generation(1), State::Live, user(1, admin));
+        Arc::new(Record { generation, version, state, value })
+    };
+    let ana = key(Kind::User, "ana");
+    registers.learn(ana.clone(), of(5, true)).await.unwrap();
+    registers.learn(ana.clone(), of(4, false)).await.unwrap();
+    assert_eq!(catalog.get(&ana), Some(of(5, true)));
+    let (_, reopened) = Registers::open(store).unwrap();
+    assert_eq!(reopened.get(&ana), Some(of(5, true)));
+    // A change here goes on from what was learnt.
+    let record = registers.change(ana, 5, draft(State::Live, user(1, false))).await.unwrap();
+    assert_eq!(record.version, 6);
+}

@@ -17,6 +17,7 @@ mod bench;
 mod groups;
 mod journeys;
 mod model;
+mod repairs;
 mod replicas;
 
 #[test]
