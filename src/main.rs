@@ -3,6 +3,10 @@
 
 use std::process::ExitCode;
 
+/// Each request allocates and frees some hundred times, often on another thread than it began on.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     ExitCode::from(tertulia::cli::run())
 }

@@ -47,7 +47,8 @@ impl<'a, T: DeserializeOwned + Validate + Type> ApiExtractor<'a> for Body<T> {
         if json == Some(false) {
             return Err(unsupported().into());
         }
-        let bytes = body.take()?.into_bytes_limit(here.app.max_body_bytes).await?;
+        // Boxed: the futures around it would each be larger by it, and are moved.
+        let bytes = Box::pin(body.take()?.into_bytes_limit(here.app.max_body_bytes)).await?;
         if json.is_none() && !bytes.is_empty() {
             return Err(unsupported().into());
         }

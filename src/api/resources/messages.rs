@@ -40,8 +40,10 @@ impl Messages {
         let durability = durability.0.unwrap_or(Durability::Quorum).into();
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
-        judge_batch(broker.send(by, &queue.0.0, messages, durability, key.0.as_deref()).await?)
-            .map(Answer::created)
+        judge_batch(
+            Box::pin(broker.send(by, &queue.0.0, messages, durability, key.0.as_deref())).await?,
+        )
+        .map(Answer::created)
     }
 
     /// Look at messages

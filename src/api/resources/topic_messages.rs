@@ -59,7 +59,8 @@ impl TopicMessages {
         let messages = body.0.messages.into_iter().map(Into::into).collect();
         let (broker, by) = (&auth.app.broker, &auth.caller);
         let (route, key) = (require_route.get(), key.0.as_deref());
-        let publish = broker.publish(by, &topic.0.0, messages, durability, route, key).await?;
+        let publish =
+            Box::pin(broker.publish(by, &topic.0.0, messages, durability, route, key)).await?;
         judge_published(publish).map(Answer::created)
     }
 

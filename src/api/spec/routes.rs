@@ -1,6 +1,7 @@
 //! From a request to its row.
 
 use super::operations::{DOCUMENTS, OPERATIONS, Operation};
+use std::sync::LazyLock;
 
 /// What a path belongs to.
 #[derive(Clone, Copy, Debug)]
@@ -11,35 +12,52 @@ pub struct Route {
     pub operation: Option<&'static Operation>,
 }
 
-/// Whether a path fits a template.
-fn fits(template: &str, path: &str) -> bool {
-    let (mut wanted, mut given) = (template.split('/'), path.split('/'));
-    loop {
-        match (wanted.next(), given.next()) {
-            (None, None) => return true,
-            (Some(w), Some(g)) if w == g || (w.starts_with('{') && !g.is_empty()) => {}
-            _ => return false,
-        }
-    }
+/// A template and its rows.
+struct Template {
+    path: &'static str,
+    has_parameters: bool,
+    rows: Vec<&'static Operation>,
 }
 
-/// The template that a path belongs to: one without parameters goes first, as in the router.
-fn template(path: &str) -> Option<&'static str> {
-    if let Some(document) = DOCUMENTS.iter().copied().find(|document| *document == path) {
-        return Some(document);
+/// The templates by their number of segments: each request asks, and few have the same number.
+/// One without parameters goes first, as in the router.
+static TEMPLATES: LazyLock<Vec<Vec<Template>>> = LazyLock::new(|| {
+    let mut by_segments: Vec<Vec<Template>> = Vec::new();
+    let paths = OPERATIONS.iter().map(|operation| operation.path);
+    for path in DOCUMENTS.iter().copied().chain(paths) {
+        let at = segments(path);
+        by_segments.resize_with(by_segments.len().max(at + 1), Vec::new);
+        if by_segments[at].iter().all(|template| template.path != path) {
+            let rows = OPERATIONS.iter().filter(|row| row.path == path).collect();
+            by_segments[at].push(Template { path, has_parameters: path.contains('{'), rows });
+        }
     }
-    let paths = || OPERATIONS.iter().map(|operation| operation.path);
-    paths().find(|template| *template == path).or_else(|| paths().find(|t| fits(t, path)))
+    for templates in &mut by_segments {
+        templates.sort_by_key(|template| template.has_parameters);
+    }
+    by_segments
+});
+
+fn segments(path: &str) -> usize {
+    path.bytes().filter(|byte| *byte == b'/').count()
+}
+
+/// Whether a path of as many segments fits a template.
+fn fits(template: &Template, path: &str) -> bool {
+    if !template.has_parameters {
+        return template.path == path;
+    }
+    let mut pairs = template.path.split('/').zip(path.split('/'));
+    pairs.all(|(wanted, given)| wanted == given || (wanted.starts_with('{') && !given.is_empty()))
 }
 
 /// The route of a request. `HEAD` goes the way of `GET`.
 #[must_use]
 pub fn route(method: &str, path: &str) -> Option<Route> {
-    let template = template(path)?;
+    let template = TEMPLATES.get(segments(path))?.iter().find(|t| fits(t, path))?;
     let method = if method == "HEAD" { "GET" } else { method };
-    let mut rows = OPERATIONS.iter();
-    let operation = rows.find(|row| row.path == template && row.method == method);
-    Some(Route { template, operation })
+    let operation = template.rows.iter().copied().find(|row| row.method == method);
+    Some(Route { template: template.path, operation })
 }
 
 /// The methods that a template takes, for the header `Allow`.
