@@ -7,7 +7,7 @@ use common::fault_disk::FaultDisk;
 use common::three::{content, put_queue};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tertulia::base::ids::{Boot, Generation, NodeId, SubscriptionId, UserId};
 use tertulia::base::rng::SystemRng;
@@ -15,10 +15,11 @@ use tertulia::base::seams::{SystemNet, SystemSpawn};
 use tertulia::config::Settings;
 use tertulia::layout::members::Layout;
 use tertulia::node::{ClusterParts, Node, Parts};
-use tertulia::protocol::op::Refusal;
+use tertulia::protocol::op::{Refusal, SettleAction, SettleItem};
 use tertulia::replication::coordinator::StreamRef;
 use tertulia::replication::dispatcher::{Delivery, ReceiveError, Wanted};
 use tertulia::replication::sending::{Outgoing, Sender, Stored};
+use tertulia::replication::settling::Settled;
 use tertulia::security::{ClusterSecret, DataKey, Keys};
 use tokio::sync::watch;
 
@@ -117,12 +118,16 @@ impl Cluster {
     }
 
     async fn receive(&self, node: &Node) -> Result<Vec<Delivery>, ReceiveError> {
+        self.receive_up_to(node, 10).await
+    }
+
+    async fn receive_up_to(&self, node: &Node, max: usize) -> Result<Vec<Delivery>, ReceiveError> {
         let wanted = Wanted {
             reader: SubscriptionId::QUEUE,
             holder: "bob".into(),
             requester: None,
             from_dead: false,
-            max: 10,
+            max,
             bytes_max: 8 << 20,
             duration_ms: 60_000,
             in_flight_max: 120_000,
@@ -195,4 +200,79 @@ async fn f15_a_folder_of_another_identity_is_a_gateway_and_votes_on_nothing() {
     let stored = cluster.send(0, "two", true).await;
     assert!(matches!(stored, Stored::Done { copies: 2, .. }), "{stored:?}");
     gateway.stop().await;
+}
+
+/// What a counter says, over all of its labels but `class="repair"`, which goes on by itself.
+fn counted(metrics: &tertulia::telemetry::Metrics, name: &str) -> f64 {
+    let text = metrics.render();
+    let lines = text.lines().filter(|line| line.starts_with(name) && !line.contains("repair"));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+/// Calls, bytes and fsyncs of what is done `times` times, one after the other.
+async fn cost<F: Future<Output = ()>>(
+    cluster: &Cluster,
+    what: &str,
+    times: u32,
+    mut one: impl FnMut() -> F,
+) {
+    let metrics = tertulia::telemetry::install().unwrap();
+    let syncs = || cluster.disks.iter().map(FaultDisk::syncs).sum::<u64>();
+    let (calls, bytes) = ("tertulia_peer_calls_total", "tertulia_peer_bytes_total");
+    let (calls_then, bytes_then) = (counted(&metrics, calls), counted(&metrics, bytes));
+    let syncs_then = syncs();
+    for _ in 0..times {
+        one().await;
+    }
+    let n = f64::from(times);
+    println!(
+        "{what}: {:.2} calls, {:.0} bytes, {:.2} fsyncs on three disks",
+        (counted(&metrics, calls) - calls_then) / n,
+        (counted(&metrics, bytes) - bytes_then) / n,
+        (syncs() - syncs_then) as f64 / n,
+    );
+}
+
+/// `cargo test --test three_nodes -- --ignored costs --nocapture`: on its own, the recorder is the
+/// process's.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement, not a test"]
+async fn costs() {
+    const TIMES: u32 = 200;
+    let cluster = Cluster::start().await;
+    cluster.send(0, "warm", true).await;
+    let text = "x".repeat(1_024);
+    cost(&cluster, "send of 1 KiB", TIMES, async || {
+        assert!(matches!(cluster.send(0, &text, false).await, Stored::Done { .. }));
+    })
+    .await;
+    let leases = Mutex::new(Vec::new());
+    cost(&cluster, "lease of 1 message", TIMES, async || {
+        let got = cluster.receive_up_to(cluster.node(0), 1).await.unwrap();
+        leases.lock().unwrap().extend(got.into_iter().map(|delivery| delivery.lease));
+    })
+    .await;
+    let leases = leases.into_inner().unwrap();
+    assert_eq!(leases.len(), TIMES as usize);
+    let mut acks = leases.into_iter();
+    cost(&cluster, "ack of 1 message", TIMES, || {
+        let lease = acks.next().unwrap();
+        let cluster = &cluster;
+        async move {
+            let item = SettleItem {
+                place: lease.place,
+                requester: lease.requester,
+                counter: lease.counter,
+                receive_count: lease.receive_count,
+                failure_count: lease.failure_count,
+                action: SettleAction::Ack,
+            };
+            let node = cluster.node(0);
+            let stream = cluster.stream(node);
+            let settled =
+                node.coordinator().settle(&stream, SubscriptionId::QUEUE, vec![item], false);
+            assert_eq!(settled.await, [Settled::Done]);
+        }
+    })
+    .await;
 }

@@ -123,12 +123,23 @@ impl Line {
         loop {
             let client = self.client(patience).await.ok_or(CallError::NotSent)?;
             let left = ends.saturating_duration_since(Instant::now());
+            let sent = body.len();
             match client.call(kind, body.clone(), left).await {
                 // It broke just now: there is another one soon.
                 Err(CallError::NotSent) if !client.is_open() && Instant::now() < patience => {}
-                answer => return answer,
+                answer => {
+                    self.count(sent, answer.as_ref().map_or(0, Bytes::len));
+                    return answer;
+                }
             }
         }
+    }
+
+    fn count(&self, sent: usize, answered: usize) {
+        let class = self.class.name();
+        metrics::counter!("tertulia_peer_calls_total", "class" => class).increment(1);
+        metrics::counter!("tertulia_peer_bytes_total", "class" => class)
+            .increment((sent + answered) as u64);
     }
 
     /// The connection, if there is one until then.

@@ -50,6 +50,16 @@ impl Class {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Control, Self::Data, Self::Repair];
 
+    /// Its name, in metrics.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Control => "control",
+            Self::Data => "data",
+            Self::Repair => "repair",
+        }
+    }
+
     /// Calls of the class at once on one connection.
     #[must_use]
     pub fn calls_max(self) -> usize {
