@@ -22,4 +22,6 @@ fn compare(file: &str, served: &str) {
 fn the_committed_document_is_the_served_one() {
     compare("tertulia.json", &tertulia::api::spec::json());
     compare("tertulia.yaml", &tertulia::api::spec::yaml());
+    compare("mom.json", &tertulia::api::mom::json());
+    compare("mom.yaml", &tertulia::api::mom::yaml());
 }

@@ -1,7 +1,7 @@
 //! The document and Swagger UI, served by every node without any other host's help. All are made
 //! once at start; the same bytes have the same etag.
 
-use super::spec;
+use super::{mom, spec};
 use bytes::Bytes;
 use poem::http::StatusCode;
 use poem::http::header::{
@@ -25,19 +25,24 @@ const CSP: &str = "default-src 'none'; script-src 'unsafe-inline'; style-src 'un
 
 /// Adds the document's and the UI's routes.
 pub fn routes(route: Route) -> Route {
-    let json = spec::json();
-    let html = page(&json);
-    let yaml = spec::yaml();
-    route
-        .at("/openapi.json", get(file("application/json", json.into())))
-        .at("/openapi.yaml", get(file("application/yaml", yaml.into())))
-        .at("/docs", get(make_sync(|_| redirect())))
-        .at("/", get(make_sync(|_| redirect())))
-        .at("/docs/", get(file("text/html; charset=utf-8", html.into())))
+    let route = document(route, "", "Tertulia REST API", spec::json(), spec::yaml());
+    let route = route.at("/", get(make_sync(|_| redirect("/docs/"))));
+    document(route, "/mom", "Tertulia MOM routes", mom::json(), mom::yaml())
 }
 
-fn redirect() -> Response {
-    Response::builder().status(StatusCode::PERMANENT_REDIRECT).header(LOCATION, "/docs/").finish()
+/// Adds one document and its page below a prefix.
+fn document(route: Route, prefix: &str, title: &str, json: String, yaml: String) -> Route {
+    let html = page(title, &json);
+    let to = format!("{prefix}/docs/");
+    route
+        .at(format!("{prefix}/openapi.json"), get(file("application/json", json.into())))
+        .at(format!("{prefix}/openapi.yaml"), get(file("application/yaml", yaml.into())))
+        .at(&to, get(file("text/html; charset=utf-8", html.into())))
+        .at(format!("{prefix}/docs"), get(make_sync(move |_| redirect(&to))))
+}
+
+fn redirect(to: &str) -> Response {
+    Response::builder().status(StatusCode::PERMANENT_REDIRECT).header(LOCATION, to).finish()
 }
 
 /// Bytes that do not change while the node runs.
@@ -71,7 +76,7 @@ fn between<'a>(text: &'a str, from: &str, to: &str) -> Option<&'a str> {
 ///
 /// # Panics
 /// When the bundle is shaped otherwise, which a test would show.
-fn page(spec_json: &str) -> String {
+fn page(title: &str, spec_json: &str) -> String {
     let bundle = OpenApiService::new((), "", "").swagger_ui_html();
     let style = between(&bundle, "<style charset=\"UTF-8\">", "</style>");
     let script = between(&bundle, "<script charset=\"UTF-8\">", "</script>\n</head>");
@@ -81,7 +86,7 @@ fn page(spec_json: &str) -> String {
     format!(
         "<!DOCTYPE html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-        <title>Tertulia REST API</title>\n<link rel=\"icon\" href=\"data:,\">\n\
+        <title>{title}</title>\n<link rel=\"icon\" href=\"data:,\">\n\
         <style>{style}{STYLE}</style>\n</head>\n<body>\n<div id=\"ui\"></div>\n<script>{script}</script>\n\
         <script>\nSwaggerUIBundle({{\n  dom_id: '#ui',\n  spec: {spec},\n  validatorUrl: null,\n  deepLinking: true,\n  \
         displayOperationId: true,\n  persistAuthorization: true,\n  tryItOutEnabled: true,\n  displayRequestDuration: true\n\
@@ -95,7 +100,7 @@ mod tests {
 
     #[test]
     fn the_page_is_whole_and_asks_no_other_host() {
-        let html = page("{\"x\": \"</script>\"}");
+        let html = page("Tertulia", "{\"x\": \"</script>\"}");
         assert!(html.starts_with("<!DOCTYPE html>"));
         assert!(html.contains("persistAuthorization: true") && html.len() > 1_000_000);
         assert!(html.contains("\"<\\/script>\""));

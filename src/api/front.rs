@@ -6,12 +6,14 @@ use super::codes;
 use super::cors;
 use super::httpd::body::BodyLimit;
 use super::httpd::refusal::HeadRefused;
+use super::mom::{self, MomCall};
 use super::problem::{self, Problem};
 use super::scope::{Deadline, Here, Scope};
 use super::spec::operations::Operation;
 use super::spec::routes::{self, Route};
 use super::{Shared, spec};
 use crate::base::ids::RequesterId;
+use crate::base::limits;
 use crate::broker::refusal::Outcome;
 use futures_util::FutureExt;
 use poem::http::header::{
@@ -54,6 +56,9 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         if let Some(bytes) = here.operation.and_then(|row| row.body_bytes_max()) {
             request.set_data(BodyLimit(bytes));
         }
+        if here.mom.is_some_and(|call| call.row.is_none_or(|row| !row.is_private)) {
+            request.set_data(BodyLimit(limits::PUBLIC_BODY_BYTES_MAX));
+        }
         let mut response = match cors::preflight(origin.as_ref(), &request, route) {
             Some(response) => response,
             None => self.answer(request, &here, route).await,
@@ -75,6 +80,7 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             app: self.app.clone(),
             request_id: request_id(&self.app, request),
             operation: route.and_then(|route| route.operation),
+            mom: MomCall::of(request),
             query: query.unwrap_or_default(),
             address,
             user: OnceLock::new(),
@@ -97,6 +103,10 @@ impl<E: Endpoint<Output = Response>> Front<E> {
         let stranger = !request.headers().contains_key(AUTHORIZATION);
         if stranger && here.operation.is_some_and(Operation::is_private) {
             return closing(settle(problem::no_credentials(), here, route), &request);
+        }
+        let is_private = here.mom.and_then(|call| call.row).is_some_and(|row| row.is_private);
+        if is_private && !mom::has_credentials(&request) {
+            return closing(respond(problem::no_credentials(), here, route), &request);
         }
         let work = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let result = tokio::select! {
@@ -188,7 +198,8 @@ fn unknown_parameter(row: &Operation, here: &Here) -> Option<Problem> {
 
 /// An operation whose time is over [R54]. A write may have happened.
 fn too_late(here: &Here) -> Problem {
-    let write = here.operation.is_some_and(|row| !row.is_read());
+    let write =
+        here.operation.is_some_and(|row| !row.is_read()) || here.mom.is_some_and(MomCall::writes);
     Problem::not_enough_replicas(write.then_some(Outcome::Unknown))
 }
 
@@ -214,19 +225,25 @@ fn settle(problem: Problem, here: &Here, route: Option<Route>) -> Response {
 fn respond(mut problem: Problem, here: &Here, route: Option<Route>) -> Response {
     problem.request_id.clone_from(&here.request_id);
     problem.node.clone_from(&here.app.node);
-    let mut response = problem.respond();
+    let mut response = problem.clone().respond();
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         let allow = routes::allowed(route.map_or("", |route| route.template));
         if let Ok(allow) = HeaderValue::try_from(allow) {
             response.headers_mut().insert(ALLOW, allow);
         }
     }
-    response
+    match here.mom {
+        Some(call) => mom::speak(problem, call, response),
+        None => response,
+    }
 }
 
 /// A success passes; a bare status that some part of the framework made becomes a problem.
 fn check_success(response: Response, here: &Here, route: Option<Route>) -> Response {
     let status = response.status();
+    if here.mom.is_some() {
+        return response;
+    }
     if status.is_client_error() || status.is_server_error() {
         return settle(problem::from_status(status, ""), here, route);
     }
@@ -278,7 +295,8 @@ fn observe(
     let request_id = here.request_id.as_str();
     // Messages that go as they should are the broker's breath: metrics count them, a line for
     // each would cost more than the work.
-    if status < 400 && here.operation.is_some_and(|row| row.tag == "messages") {
+    let mom = here.mom.and_then(|call| call.row).is_some_and(|row| row.is_about_messages());
+    if status < 400 && (mom || here.operation.is_some_and(|row| row.tag == "messages")) {
         tracing::debug!(method, route, status, user, duration_us, request_id, "request");
     } else {
         tracing::info!(method, route, status, user, duration_us, request_id, "request");

@@ -18,6 +18,7 @@ mod docs;
 pub mod dto;
 mod front;
 pub mod httpd;
+pub mod mom;
 pub mod params;
 pub mod payload;
 pub mod problem;
@@ -98,7 +99,7 @@ pub fn endpoint_behind(
     gate: impl FnOnce(BoxEndpoint<'static>) -> BoxEndpoint<'static>,
 ) -> BoxEndpoint<'static> {
     let service = OpenApiService::new(resources::RESOURCES, spec::TITLE, spec::VERSION);
-    let routes: BoxEndpoint<'static, Response> = docs::routes(Route::new())
+    let routes: BoxEndpoint<'static, Response> = mom::routes(docs::routes(Route::new()))
         .at("/v1/connect", get(make(push::connect::connect)))
         .nest("/", service.into_endpoint())
         .map_to_response()

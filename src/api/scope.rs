@@ -1,6 +1,7 @@
 //! One request's surroundings: what every handler and extractor may ask for.
 
 use super::Shared;
+use super::mom::MomCall;
 use super::spec::operations::Operation;
 use crate::base::limits;
 use crate::broker::Origin;
@@ -20,6 +21,8 @@ pub struct Scope {
     pub request_id: String,
     /// The row of the operations table, where the path and method have one.
     pub operation: Option<&'static Operation>,
+    /// The same of the MOM routes, where it is one.
+    pub mom: Option<MomCall>,
     /// The query's parameters, decoded, in order.
     pub query: Vec<(String, String)>,
     /// Where the request comes from.

@@ -193,8 +193,17 @@ pub const TAGS: &[(&str, &str)] = &[
 ];
 
 /// The paths that are served beside the operations, all by `GET`.
-pub const DOCUMENTS: &[&str] =
-    &["/openapi.json", "/openapi.yaml", "/docs", "/docs/", "/v1/connect"];
+pub const DOCUMENTS: &[&str] = &[
+    "/openapi.json",
+    "/openapi.yaml",
+    "/docs",
+    "/docs/",
+    "/v1/connect",
+    "/mom/openapi.json",
+    "/mom/openapi.yaml",
+    "/mom/docs",
+    "/mom/docs/",
+];
 
 macro_rules! operations {
     ($($id:ident $method:ident $path:literal $tag:ident $needs:expr;

@@ -1,6 +1,7 @@
 //! From a request to its row.
 
 use super::operations::{DOCUMENTS, OPERATIONS, Operation};
+use crate::api::mom;
 use std::sync::LazyLock;
 
 /// What a path belongs to.
@@ -24,7 +25,8 @@ struct Template {
 static TEMPLATES: LazyLock<Vec<Vec<Template>>> = LazyLock::new(|| {
     let mut by_segments: Vec<Vec<Template>> = Vec::new();
     let paths = OPERATIONS.iter().map(|operation| operation.path);
-    for path in DOCUMENTS.iter().copied().chain(paths) {
+    let mom = mom::ROWS.iter().map(|row| row.path);
+    for path in DOCUMENTS.iter().copied().chain(paths).chain(mom) {
         let at = segments(path);
         by_segments.resize_with(by_segments.len().max(at + 1), Vec::new);
         if by_segments[at].iter().all(|template| template.path != path) {
@@ -64,7 +66,8 @@ pub fn route(method: &str, path: &str) -> Option<Route> {
 #[must_use]
 pub fn allowed(template: &str) -> String {
     let rows = OPERATIONS.iter().filter(|row| row.path == template);
-    let mut methods: Vec<&str> = rows.map(|row| row.method).collect();
+    let mom = mom::ROWS.iter().filter(|row| row.path == template).map(|row| row.method);
+    let mut methods: Vec<&str> = rows.map(|row| row.method).chain(mom).collect();
     if methods.is_empty() {
         methods.push("GET");
     }
