@@ -11,4 +11,5 @@ pub mod invariant;
 pub mod limits;
 pub mod names;
 pub mod rng;
+pub mod rules;
 pub mod seams;

@@ -4,6 +4,7 @@
 use super::op::{LeaseVote, SettleAction, SettleItem, SettleVote};
 use super::stream::Place;
 use crate::base::ids::RequesterId;
+use crate::base::rules::{Rule, rule_on};
 use crate::message::envelope::DeathReason;
 use serde::{Deserialize, Serialize};
 
@@ -115,7 +116,7 @@ impl Attempt {
     /// Whether the lease ended by itself.
     #[must_use]
     pub fn is_lapsed(&self, now_ms: u64) -> bool {
-        matches!(self.hold, Hold::Leased { until_ms } if until_ms <= now_ms)
+        rule_on(Rule::F19) && matches!(self.hold, Hold::Leased { until_ms } if until_ms <= now_ms)
     }
 
     /// Failures, a lapse included [F19].
@@ -172,7 +173,7 @@ pub fn judge_lease(
         failure_count = last.failure_count + u32::from(last.is_lapsed(now_ms));
         above = above.max(last.counter);
     }
-    if counter <= above {
+    if rule_on(Rule::R24) && counter <= above {
         return LeaseVote::LowBallot { above };
     }
     LeaseVote::Granted { receive_count: receive_count + 1, failure_count }
@@ -219,7 +220,7 @@ pub fn judge_settle(
         }
     } else {
         // A later lease has begun, or another's runs: refused and not stored [F4].
-        last.counter < item.counter && !last.is_held(now_ms)
+        !rule_on(Rule::F4) || last.counter < item.counter && !last.is_held(now_ms)
     };
     if may { SettleVote::Counted } else { SettleVote::Lost }
 }

@@ -2,6 +2,7 @@
 
 use super::op::Outcome;
 use crate::base::ids::NodeId;
+use crate::base::rules::{Rule, rule_on};
 use crate::layout::view::View;
 use std::collections::BTreeSet;
 
@@ -113,7 +114,7 @@ impl Tally {
         if reached(&self.view, &open) {
             return None;
         }
-        if !self.yes.is_empty() || !self.lost.is_empty() {
+        if rule_on(Rule::R30) && (!self.yes.is_empty() || !self.lost.is_empty()) {
             return Some(Outcome::Unknown);
         }
         self.complete().then_some(Outcome::NotStored)

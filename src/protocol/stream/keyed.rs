@@ -6,6 +6,7 @@ use super::identities::Identity;
 use super::repair::fnv;
 use crate::base::hlc::Hlc;
 use crate::base::ids::SubscriptionId;
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId};
 use crate::protocol::op::Change;
@@ -152,7 +153,8 @@ impl Stream {
     /// Whether each of some keyed messages is open here for nobody.
     #[must_use]
     pub fn are_settled(&self, ids: &[KeyedId]) -> Vec<bool> {
-        ids.iter().map(|id| !self.sizes.contains(Dot::Keyed(*id))).collect()
+        let is_settled = |id: &KeyedId| !self.sizes.contains(Dot::Keyed(*id));
+        ids.iter().map(|id| !rule_on(Rule::F1) || is_settled(id)).collect()
     }
 
     /// Forgets keyed messages that no replica has open and whose window is over.

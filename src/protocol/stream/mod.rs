@@ -39,6 +39,7 @@ use super::op::{Change, Closes, Refusal, Seal};
 use super::record::Filter;
 use crate::base::hlc::Hlc;
 use crate::base::ids::{Boot, NodeId, SubscriptionId};
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
 use crate::message::envelope::Content;
@@ -457,7 +458,11 @@ impl Stream {
     /// Whether an operation that acts on this record version may do what `closes` would close.
     fn open_for(&self, closes: Closes, record_version: u64) -> Result<(), Refusal> {
         match &self.seal {
-            Some(seal) if seal.closes >= closes && record_version <= seal.record_version => {
+            Some(seal)
+                if rule_on(Rule::F5)
+                    && seal.closes >= closes
+                    && record_version <= seal.record_version =>
+            {
                 Err(Refusal::Sealed)
             }
             _ => Ok(()),

@@ -6,6 +6,7 @@
 use super::Stream;
 use super::reader::{OpenGrant, Reader};
 use crate::base::ids::{RequesterId, SubscriptionId};
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::dot::Dot;
 use crate::protocol::lease::{Attempt, Hold};
 use crate::protocol::op::Change;
@@ -51,7 +52,9 @@ impl Stream {
         if reader.floor >= counter {
             return (true, Vec::new());
         }
-        reader.floor = counter;
+        if rule_on(Rule::F10) {
+            reader.floor = counter;
+        }
         (true, vec![Change::PutReader(id)])
     }
 

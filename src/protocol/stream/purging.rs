@@ -3,6 +3,7 @@
 use super::reader::Reader;
 use super::{Place, Stream, SubscriptionSet, push_once};
 use crate::base::ids::SubscriptionId;
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
 use crate::protocol::lease::Rules;
@@ -29,7 +30,7 @@ impl Stream {
         let mut changes = Vec::new();
         let mut unseen = dots.numbered();
         unseen.subtract(&self.context);
-        if !unseen.is_empty() {
+        if rule_on(Rule::R32) && !unseen.is_empty() {
             // Of a topic's message that is not here nothing can be said for one reader alone [F23].
             if self.is_topic() {
                 return Err(Refusal::Behind);

@@ -12,6 +12,7 @@ use super::reader::Reader;
 use super::settling::Settling;
 use super::{Place, Stream, StreamKind, push_once};
 use crate::base::ids::SubscriptionId;
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
 use crate::message::envelope::{Envelope, Kept};
@@ -137,7 +138,7 @@ impl Stream {
             changes.extend(self.close(seal.clone()));
         }
         // Of another set of readers nothing can be told yet [R36].
-        if theirs.is_suspect || theirs.set_version != self.set.version {
+        if rule_on(Rule::R13) && theirs.is_suspect || theirs.set_version != self.set.version {
             return changes;
         }
         let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
@@ -149,7 +150,9 @@ impl Stream {
             self.settle_dots(id, &settled, now_ms, &mut changes);
         }
         let mut news = theirs.context.clone();
-        news.subtract(&theirs.open_for_anybody());
+        if rule_on(Rule::R12) {
+            news.subtract(&theirs.open_for_anybody());
+        }
         news.subtract(&self.context);
         if !news.is_empty() {
             self.context.merge(&news);

@@ -5,6 +5,7 @@ use super::reader::Mark;
 use super::{Place, Stream, StreamKind, push_once};
 use crate::base::ids::{Boot, NodeId, SubscriptionId};
 use crate::base::limits;
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::dot::Dot;
 use crate::message::envelope::{Envelope, Kept};
 use crate::protocol::op::{Change, Closes, Refusal, StoreOp, StoreVote};
@@ -174,7 +175,7 @@ impl Stream {
         }
         if let Dot::Keyed(id) = dot {
             if let Some(known) = self.identities.get(id).filter(|_| !self.is_retiring(id, now_ms)) {
-                let same = known.content_mac == header.content_mac;
+                let same = !rule_on(Rule::F2) || known.content_mac == header.content_mac;
                 return if same { StoreVote::Known } else { StoreVote::OtherContent };
             }
             let (content_mac, hlc) = (header.content_mac, header.hlc);

@@ -12,6 +12,9 @@ use crate::protocol::stream::*;
 use proptest::prelude::*;
 use std::collections::BTreeSet;
 
+#[cfg(debug_assertions)]
+mod gate;
+
 const LEASE_MS: u64 = 1_000;
 const MAJORITY: usize = 2;
 
