@@ -219,6 +219,9 @@ impl Coordinator {
             return Ok(self.nothing(stream, wanted));
         }
         loop {
+            if stream.life.left().is_zero() {
+                return Err(ReceiveError::NoQuorum);
+            }
             let picked = self.pick(&cell, stream, wanted).await?;
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
@@ -400,13 +403,14 @@ impl Coordinator {
         + Send
         + 'static,
     ) -> Result<Granted, ReceiveError> {
-        let view = granted.stream.view.clone();
+        let asked = granted.stream.clone();
+        let view = asked.view.clone();
         let mut tallies: Vec<Tally> =
             granted.deliveries.iter().map(|_| Tally::new(view.clone())).collect();
         let mut counts = vec![(0, 0); tallies.len()];
         let mut answers = Tally::new(view.clone());
         let (mut highest, mut exhausted) = (0, Vec::new());
-        self.ask(&view, request, Some(fallback), local, |node, answer| {
+        self.ask(&asked, request, Some(fallback), local, |node, answer| {
             match answer {
                 Ok(Answer::Leased(votes)) => {
                     answers.yes(node);

@@ -23,7 +23,7 @@ impl Coordinator {
         mut items: Vec<SettleItem>,
     ) {
         for tried in 0..WITHDRAW_TRIES {
-            let settled = self.settle(stream, reader, items.clone(), false).await;
+            let settled = self.settle(&stream.anew(), reader, items.clone(), false).await;
             let mut open =
                 settled.iter().map(|s| matches!(s, Settled::Refused(_) | Settled::Unknown));
             items.retain(|_| open.next().unwrap_or(false));

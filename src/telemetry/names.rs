@@ -136,6 +136,8 @@ pub const METRICS: &[Metric] = &[
         "Connections from other nodes turned away."),
     metric("tertulia_peer_lost_total", Counter, Count, &[],
         "Connections to other nodes that broke or fell silent."),
+    metric("tertulia_peer_calls_late_total", Counter, Count, &[],
+        "Calls of other nodes refused because they came after their time."),
     metric("tertulia_commits_total", Counter, Count, &[],
         "Commits of the store."),
     metric("tertulia_commit_rows", Histogram, Count, &[],

@@ -460,19 +460,19 @@ impl Three {
     /// Waits for messages at a node.
     pub async fn listening_at(&self, node: usize) -> Listening {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.listen(stream, SubscriptionId::QUEUE, Side::Ready).await.unwrap()
+        coordinator.listen(&stream.anew(), SubscriptionId::QUEUE, Side::Ready).await.unwrap()
     }
 
     /// Looks for a message at a node.
     pub async fn find_at(&self, node: usize, id: MessageId) -> Option<Seen> {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.find(stream, SubscriptionId::QUEUE, id, u64::MAX).await.unwrap()
+        coordinator.find(&stream.anew(), SubscriptionId::QUEUE, id, u64::MAX).await.unwrap()
     }
 
     /// Removes a message at a node.
     pub async fn remove_at(&self, node: usize, id: MessageId) -> Settled {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.remove(stream, SubscriptionId::QUEUE, id).await
+        coordinator.remove(&stream.anew(), SubscriptionId::QUEUE, id).await
     }
 
     /// What each node knows of the stream.
@@ -492,7 +492,7 @@ impl Three {
     pub async fn send_at(&self, node: usize, message: Outgoing, all: bool) -> Stored {
         let sender = Sender { id: UserId([1; 16]), name: "alice".into() };
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.store(stream, &sender, vec![message], all).await.remove(0)
+        coordinator.store(&stream.anew(), &sender, vec![message], all).await.remove(0)
     }
 
     pub async fn receive(&self, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, ReceiveError> {
@@ -517,7 +517,7 @@ impl Three {
             in_flight_max: 120_000,
             retention_ms: u64::MAX,
         };
-        let granted = coordinator.try_receive(stream, &wanted).await?;
+        let granted = coordinator.try_receive(&stream.anew(), &wanted).await?;
         Ok(granted.hand_over())
     }
 
@@ -530,7 +530,7 @@ impl Three {
     ) -> Vec<Delivery> {
         let Member { coordinator, stream, .. } = &self.0.members[0];
         let listening =
-            coordinator.listen(stream, SubscriptionId::QUEUE, Side::Ready).await.unwrap();
+            coordinator.listen(&stream.anew(), SubscriptionId::QUEUE, Side::Ready).await.unwrap();
         let wait = async {
             loop {
                 let news = listening.bell().notified();
@@ -552,7 +552,7 @@ impl Three {
 
     pub async fn settle_at(&self, node: usize, item: SettleItem, late: bool) -> Settled {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.settle(stream, SubscriptionId::QUEUE, vec![item], late).await[0]
+        coordinator.settle(&stream.anew(), SubscriptionId::QUEUE, vec![item], late).await[0]
     }
 
     /// Messages present at one replica.
