@@ -372,3 +372,31 @@ async fn f1_a_key_is_forgotten_only_when_no_replica_has_its_message_open() {
         assert!(!three.remembers(node, dot).await, "node {node}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r25_leases_whose_answer_never_reached_the_door_are_withdrawn() {
+    let five = Three::of(5).await;
+    let (replicas, others) = five.sides();
+    let (dispatcher, door) = (replicas[0], others[0]);
+    five.send_at(replicas[1], Outgoing::plain(content("one")), true).await;
+    five.lose_answers_between(door, dispatcher);
+    // Twelve hours, in which nobody would get it.
+    let mut first = five.receive_at(door, 1, 12 * 3_600_000).await.unwrap();
+    five.asked_between(door, dispatcher).await;
+    let next = async {
+        loop {
+            // The door may find it free itself, at the next dispatcher.
+            if let Some(got) = first.pop() {
+                return got;
+            }
+            let got = five.receive_at(others[1], 1, LEASE_MS).await.unwrap();
+            if let Some(got) = got.into_iter().next() {
+                return got;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let got = tokio::time::timeout(Duration::from_secs(20), next).await.expect("it is free again");
+    assert_eq!(got.lease.failure_count, 0, "nobody failed");
+    assert_eq!(got.lease.receive_count, 1, "nobody had it");
+}

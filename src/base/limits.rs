@@ -264,6 +264,9 @@ pub const PEER_QUIET_TIME: Duration = OPERATION_TIME;
 /// Beside its deadline, how old a call may be at most when it is begun: what a call's age is
 /// overrated by, as beats come only so often.
 pub const CALL_SLACK_TIME: Duration = Duration::from_millis(500);
+/// Requests of a reader that were withdrawn as a whole and are remembered until nothing of theirs
+/// can come any more; more are refused as `overloaded`.
+pub const WITHDRAWN_MAX: usize = 4_096;
 /// Pause after the first failed attempt to reach a node; each next one is twice as long, up to
 /// [`PEER_PAUSE_MAX`], and up to half shorter by chance.
 pub const PEER_PAUSE_MIN: Duration = Duration::from_millis(100);

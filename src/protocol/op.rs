@@ -217,6 +217,8 @@ pub enum Request {
     Subscription(OpHeader, SubscriptionOp),
     /// Refuse these ballots for ever, unless you hold a running lease of theirs [F10].
     Disown(OpHeader, SubscriptionId, Vec<(RequesterId, u64)>),
+    /// Undo all grants of a request, whose answer was lost, and grant it nothing more [R25].
+    Withdraw(OpHeader, SubscriptionId, RequesterId),
 }
 
 /// Changes to readers as a whole.

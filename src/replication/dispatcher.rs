@@ -196,13 +196,19 @@ impl Coordinator {
                 return Err(ReceiveError::NoQuorum);
             }
         }
-        self.receive_here(stream, wanted).await
+        self.receive_here(stream, wanted, self.requester(wanted)).await
+    }
+
+    /// Who a receive is: one that cannot be repeated is a new one [F9].
+    pub(super) fn requester(&self, wanted: &Wanted) -> RequesterId {
+        wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng))
     }
 
     pub(super) async fn receive_here(
         self: &Arc<Self>,
         stream: &StreamRef,
         wanted: &Wanted,
+        requester: RequesterId,
     ) -> Result<Granted, ReceiveError> {
         let began_ms = self.parts.clock.boottime_ms();
         let replica = &self.parts.replica;
@@ -227,7 +233,7 @@ impl Coordinator {
             let opened = self.open(picked, stream, wanted).await;
             let is_stuck = opened.is_stuck;
             if !opened.messages.is_empty() {
-                let mut granted = self.grant(opened, stream, wanted, began_ms).await?;
+                let mut granted = self.grant(opened, stream, wanted, (requester, began_ms)).await?;
                 if !granted.deliveries.is_empty() || lost == CANDIDATES_LOST_MAX {
                     self.tell_reasons(&cell, &mut granted).await;
                     return Ok(granted);
@@ -329,7 +335,7 @@ impl Coordinator {
         mut opened: Opened,
         stream: &StreamRef,
         wanted: &Wanted,
-        began_ms: u64,
+        (requester, began_ms): (RequesterId, u64),
     ) -> Result<Granted, ReceiveError> {
         let (reader, duration_ms) = (wanted.reader, wanted.duration_ms);
         let replica = &self.parts.replica;
@@ -340,7 +346,7 @@ impl Coordinator {
         let mut op = LeaseOp {
             header: stream.header(),
             reader,
-            requester: wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng)),
+            requester,
             holder: wanted.holder.clone(),
             purpose: match wanted.side() {
                 Side::Ready => Purpose::Deliver,

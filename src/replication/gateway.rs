@@ -14,7 +14,8 @@ use super::peers::CallError;
 use super::removing::Redriven;
 use super::sending::{Outgoing, Sender, Stored};
 use super::stream_cell::Side;
-use crate::base::ids::{Generation, NodeId, SubscriptionId};
+use super::withdrawing::Unanswered;
+use crate::base::ids::{Generation, NodeId, RequesterId, SubscriptionId};
 use crate::base::limits::WATCH_TIME;
 use crate::protocol::op::Refusal;
 use crate::protocol::stream::MessageId;
@@ -41,8 +42,9 @@ pub struct Target {
 pub enum Forwarded {
     /// Store messages.
     Store(Target, Sender, Vec<Outgoing>, bool),
-    /// Lease messages that are there now.
-    Receive(Target, Wanted),
+    /// Lease messages that are there now to this request, which the asker withdraws if it gets no
+    /// answer [R25].
+    Receive(Target, Wanted, RequesterId),
     /// Answer when a message may have become ready, or after [`WATCH_TIME`].
     Watch(Target, SubscriptionId, Side),
     /// Look at messages.
@@ -183,8 +185,16 @@ impl Coordinator {
         // The lease counts from before the request leaves, on this node's clock [R20].
         let began_ms = self.parts.clock.boottime_ms();
         for node in nodes {
-            let operation = Forwarded::Receive(stream.target(), wanted.clone());
-            match self.hand_on(node, operation, stream.life.left().min(DISPATCH_TIME)).await {
+            let requester = self.requester(wanted);
+            let operation = Forwarded::Receive(stream.target(), wanted.clone(), requester);
+            let mut unanswered = Unanswered::of(self, stream, wanted, requester);
+            let time = stream.life.left().min(DISPATCH_TIME);
+            let answer = self.hand_on(node, operation, time).await;
+            if !matches!(answer, Err(CallError::Lost)) {
+                unanswered.is_answered();
+            }
+            drop(unanswered);
+            match answer {
                 Ok(Forwardee::Received(Ok(mut deliveries))) => {
                     deliveries.iter_mut().for_each(|it| it.lease.began_ms = began_ms);
                     // The answer may have taken its time: what has run out is nobody's [R20].
@@ -237,9 +247,9 @@ impl Coordinator {
                 let stream = self.targeted(target, life)?;
                 Forwardee::Stored(self.store_here(&stream, &sender, messages, all).await)
             }
-            Forwarded::Receive(target, wanted) => {
+            Forwarded::Receive(target, wanted, requester) => {
                 let stream = self.targeted(target, life)?;
-                let received = self.receive_here(&stream, &wanted).await;
+                let received = self.receive_here(&stream, &wanted, requester).await;
                 Forwardee::Received(received.map(Granted::hand_over))
             }
             Forwarded::Watch(target, reader, side) => {

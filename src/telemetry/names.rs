@@ -124,6 +124,8 @@ pub const METRICS: &[Metric] = &[
         "Streams that are to be compared with other replicas."),
     metric("tertulia_orphan_grants_total", Counter, Count, &[],
         "Leases dropped because no majority holds them."),
+    metric("tertulia_receives_withdrawn_total", Counter, Count, &[],
+        "Receives withdrawn as a whole because the answer of their dispatcher was lost."),
     metric("tertulia_record_clashes_total", Counter, Count, &[],
         "Records found decided twice, which must never happen."),
     metric("tertulia_password_hashes_total", Counter, Count, &[],

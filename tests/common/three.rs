@@ -50,6 +50,7 @@ pub struct Link {
     held: AtomicBool,
     doubled: AtomicBool,
     impostor: AtomicBool,
+    answers_lost: AtomicBool,
     asked: AtomicUsize,
     changed: Notify,
 }
@@ -62,6 +63,7 @@ impl Link {
             held: AtomicBool::new(false),
             doubled: AtomicBool::new(false),
             impostor: AtomicBool::new(false),
+            answers_lost: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -135,6 +137,9 @@ impl Peer for LinkPeer {
             link.asked.fetch_add(1, Ordering::SeqCst);
             link.changed.notify_waiters();
             link.until(|| !link.held.load(Ordering::SeqCst)).await;
+            if link.answers_lost.swap(false, Ordering::SeqCst) {
+                return Err(CallError::Lost);
+            }
             done
         })
     }
@@ -357,6 +362,11 @@ impl Three {
     /// Holds the answers back that one node gets from another.
     pub fn hold_between(&self, from: usize, to: usize) {
         self.0.members[from].links[to].held.store(true, Ordering::SeqCst);
+    }
+
+    /// The next answer to what one node hands on to another is lost.
+    pub fn lose_answers_between(&self, from: usize, to: usize) {
+        self.0.members[from].links[to].answers_lost.store(true, Ordering::SeqCst);
     }
 
     pub fn let_go_between(&self, from: usize, to: usize) {

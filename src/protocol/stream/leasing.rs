@@ -276,6 +276,9 @@ impl Stream {
         }
         let last = self.attempt(op.reader, dot);
         let floor = self.readers.get(&op.reader).map_or(0, |reader| reader.floor);
+        if self.is_withdrawn(op.reader, op.requester) {
+            return LeaseVote::LowBallot { above: op.counter };
+        }
         let same = last.is_some_and(|a| a.requester == op.requester && a.counter == op.counter);
         let standing = self.standing(op.reader, place, now_ms);
         let fits = match (op.purpose, standing) {
