@@ -400,3 +400,25 @@ async fn r25_leases_whose_answer_never_reached_the_door_are_withdrawn() {
     assert_eq!(got.lease.failure_count, 0, "nobody failed");
     assert_eq!(got.lease.receive_count, 1, "nobody had it");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f26_a_keyed_receive_repeated_at_another_dispatcher_gets_what_the_dead_one_won() {
+    let three = Three::start().await;
+    let (replicas, _) = three.sides();
+    let (a, b, c) = (replicas[0], replicas[1], replicas[2]);
+    // Of the first message, B knows nothing at all; nor of its lease.
+    three.cut(a, b);
+    three.cut(c, b);
+    three.send_at(a, Outgoing::plain(content("one")), false).await;
+    let first = three.receive_keyed_at(a, 1, LEASE_MS).await.unwrap();
+    assert_eq!(first[0].content, content("one"));
+    three.revive(b).await;
+    three.kill(a);
+    three.send_at(b, Outgoing::plain(content("two")), false).await;
+    let again = three.receive_keyed_at(b, 1, LEASE_MS).await.unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].content, content("one"), "not another message beside the hidden one");
+    assert_eq!(again[0].lease.counter, first[0].lease.counter, "the very same lease");
+    let ack = first[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle_at(b, ack, false).await, Settled::Done);
+}

@@ -214,7 +214,7 @@ impl Coordinator {
         let replica = &self.parts.replica;
         replica.check_member().map_err(ReceiveError::Refused)?;
         let cell = replica.cell(stream.generation).await.map_err(ReceiveError::Refused)?;
-        if let Some(mut granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+        if let Some(mut granted) = self.repeat(&cell, stream, wanted, began_ms).await? {
             self.tell_reasons(&cell, &mut granted).await;
             return Ok(granted);
         }

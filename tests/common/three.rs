@@ -515,11 +515,31 @@ impl Three {
         max: usize,
         lease_ms: u64,
     ) -> Result<Vec<Delivery>, ReceiveError> {
+        self.receive_as(node, None, max, lease_ms).await
+    }
+
+    /// Receives under a key.
+    pub async fn receive_keyed_at(
+        &self,
+        node: usize,
+        max: usize,
+        lease_ms: u64,
+    ) -> Result<Vec<Delivery>, ReceiveError> {
+        self.receive_as(node, Some(RequesterId([7; 16])), max, lease_ms).await
+    }
+
+    async fn receive_as(
+        &self,
+        node: usize,
+        requester: Option<RequesterId>,
+        max: usize,
+        lease_ms: u64,
+    ) -> Result<Vec<Delivery>, ReceiveError> {
         let Member { coordinator, stream, .. } = &self.0.members[node];
         let wanted = Wanted {
             reader: SubscriptionId::QUEUE,
             holder: "bob".into(),
-            requester: None,
+            requester,
             from_dead: false,
             max,
             bytes_max: 8 << 20,

@@ -414,9 +414,6 @@ impl Stream {
         now_ms: u64,
     ) -> Vec<Attempt> {
         let Some(reader) = self.readers.get(&id) else { return Vec::new() };
-        if !reader.grants.contains_key(&requester) {
-            return Vec::new();
-        }
         let held = reader.attempts.values().map(|live| live.attempt);
         held.filter(|a| a.requester == requester && a.is_held(now_ms)).collect()
     }
