@@ -372,3 +372,53 @@ async fn f1_a_key_is_forgotten_only_when_no_replica_has_its_message_open() {
         assert!(!three.remembers(node, dot).await, "node {node}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn r25_leases_whose_answer_never_reached_the_door_are_withdrawn() {
+    let five = Three::of(5).await;
+    let (replicas, others) = five.sides();
+    let (dispatcher, door) = (replicas[0], others[0]);
+    five.send_at(replicas[1], Outgoing::plain(content("one")), true).await;
+    five.lose_answers_between(door, dispatcher);
+    // Twelve hours, in which nobody would get it.
+    let mut first = five.receive_at(door, 1, 12 * 3_600_000).await.unwrap();
+    five.asked_between(door, dispatcher).await;
+    let next = async {
+        loop {
+            // The door may find it free itself, at the next dispatcher.
+            if let Some(got) = first.pop() {
+                return got;
+            }
+            let got = five.receive_at(others[1], 1, LEASE_MS).await.unwrap();
+            if let Some(got) = got.into_iter().next() {
+                return got;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let got = tokio::time::timeout(Duration::from_secs(20), next).await.expect("it is free again");
+    assert_eq!(got.lease.failure_count, 0, "nobody failed");
+    assert_eq!(got.lease.receive_count, 1, "nobody had it");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn f26_a_keyed_receive_repeated_at_another_dispatcher_gets_what_the_dead_one_won() {
+    let three = Three::start().await;
+    let (replicas, _) = three.sides();
+    let (a, b, c) = (replicas[0], replicas[1], replicas[2]);
+    // Of the first message, B knows nothing at all; nor of its lease.
+    three.cut(a, b);
+    three.cut(c, b);
+    three.send_at(a, Outgoing::plain(content("one")), false).await;
+    let first = three.receive_keyed_at(a, 1, LEASE_MS).await.unwrap();
+    assert_eq!(first[0].content, content("one"));
+    three.revive(b).await;
+    three.kill(a);
+    three.send_at(b, Outgoing::plain(content("two")), false).await;
+    let again = three.receive_keyed_at(b, 1, LEASE_MS).await.unwrap();
+    assert_eq!(again.len(), 1);
+    assert_eq!(again[0].content, content("one"), "not another message beside the hidden one");
+    assert_eq!(again[0].lease.counter, first[0].lease.counter, "the very same lease");
+    let ack = first[0].lease.item(SettleAction::Ack);
+    assert_eq!(three.settle_at(b, ack, false).await, Settled::Done);
+}

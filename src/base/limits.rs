@@ -256,6 +256,17 @@ pub const PEER_GREETING_BYTES_MAX: usize = 1_024;
 /// Time for which nothing at all was read from a node that was asked, until a call that ran into
 /// its deadline ends the connection.
 pub const PEER_SILENCE_TIME: Duration = Duration::from_secs(2);
+/// Time between two beats of whoever answers on a connection between nodes: each tells its clock.
+pub const PEER_BEAT_TIME: Duration = Duration::from_millis(500);
+/// Time for which nothing at all was read from the far end, until either end drops the connection,
+/// and with it whatever was still on its way [R54].
+pub const PEER_QUIET_TIME: Duration = OPERATION_TIME;
+/// Beside its deadline, how old a call may be at most when it is begun: what a call's age is
+/// overrated by, as beats come only so often.
+pub const CALL_SLACK_TIME: Duration = Duration::from_millis(500);
+/// Requests of a reader that were withdrawn as a whole and are remembered until nothing of theirs
+/// can come any more; more are refused as `overloaded`.
+pub const WITHDRAWN_MAX: usize = 4_096;
 /// Pause after the first failed attempt to reach a node; each next one is twice as long, up to
 /// [`PEER_PAUSE_MAX`], and up to half shorter by chance.
 pub const PEER_PAUSE_MIN: Duration = Duration::from_millis(100);

@@ -88,7 +88,7 @@ impl Broker {
     async fn move_all(&self, link: &Link) -> Result<(), op::Refusal> {
         loop {
             let places = self.coordinator.movable(link, CHUNK).await?;
-            if places.is_empty() || self.coordinator.forward(link, places).await? == 0 {
+            if places.is_empty() || self.coordinator.forward(&link.anew(), places).await? == 0 {
                 return Ok(());
             }
         }

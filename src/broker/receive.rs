@@ -9,7 +9,6 @@ use crate::protocol::op::SettleAction;
 use crate::protocol::record::Right;
 use crate::protocol::stream::MessageId;
 use crate::replication::dispatcher::{Delivery, Granted, ReceiveError, Wanted};
-use crate::replication::settling::Settled;
 use crate::replication::stream_cell::Side;
 use sha2::{Digest as _, Sha256};
 use std::collections::BTreeMap;
@@ -139,7 +138,7 @@ impl Broker {
             }
             let granted = self.look(by, &reading, &request, bytes_max).await?;
             if !granted.deliveries.is_empty() {
-                return self.hand_out(&reading, granted, request.auto_ack).await;
+                return self.hand_out(by, source, &reading, granted, request.auto_ack).await;
             }
             if request.wait_seconds == 0 || self.stopping.is_cancelled() {
                 return Ok(Vec::new());
@@ -187,24 +186,35 @@ impl Broker {
         })
     }
 
+    /// Checks rights again: the replicas may have taken their time since the look began [R45].
+    fn still_may(&self, by: &Caller, source: Source<'_>) -> Answer<()> {
+        if !self.is_current(by) {
+            return Err(Refusal::Unauthenticated);
+        }
+        self.reading(by, source, Right::Receive).map(drop)
+    }
+
     async fn hand_out(
         &self,
+        by: &Caller,
+        source: Source<'_>,
         reading: &Reading,
         mut granted: Granted,
         auto_ack: bool,
     ) -> Answer<Vec<ReceivedMessage>> {
+        self.still_may(by, source)?;
         if auto_ack {
             let ack = |d: &Delivery| d.lease.item(SettleAction::Ack);
             let items = granted.deliveries.iter().map(ack).collect();
             let settling = self.coordinator.settle(&reading.stream, reading.reader, items, false);
             let settled = settling.await;
-            let mut counted = settled.iter().map(|settled| *settled == Settled::Done);
             // A message whose settle was not counted is left out: somebody else may get it [F12].
-            granted.deliveries.retain(|_| counted.next().unwrap_or(false));
+            granted.keep_settled(&settled);
             if granted.deliveries.is_empty() {
                 return Err(Refusal::NotEnoughReplicas { outcome: Outcome::Unknown });
             }
             self.after_settling(&reading.address);
+            self.still_may(by, source)?;
         }
         let deliveries = granted.hand_over();
         let count = deliveries.len() as u64;
@@ -351,6 +361,28 @@ mod tests {
         send(&broker, &ana, "hello").await;
         assert_eq!(soon(first).await.unwrap_err(), Refusal::Forbidden { needs: "receive" });
         assert_eq!(soon(second).await.unwrap().len(), 1);
+    }
+
+    #[tokio::test]
+    async fn r45_who_lost_its_right_while_replicas_were_asked_gets_nothing() {
+        let broker = broker();
+        let ana = user(&broker, "ana").await;
+        let eva = user(&broker, "eva").await;
+        broker.put_queue(&ana, "q", QueueChange::default()).await.unwrap();
+        broker.put_grant(&ana, "q", "eva", BTreeSet::from([Right::Receive])).await.unwrap();
+        let q = Source::Queue("q");
+        for auto_ack in [false, true] {
+            send(&broker, &ana, "secret").await;
+            let reading = broker.reading(&eva, q, Right::Receive).unwrap();
+            let granted = broker.look(&eva, &reading, &wait(), 1 << 20).await.unwrap();
+            assert_eq!(granted.deliveries.len(), 1);
+            broker.delete_grant(&ana, "q", "eva").await.unwrap();
+            let handed = broker.hand_out(&eva, q, &reading, granted, auto_ack).await;
+            assert_eq!(handed.unwrap_err(), Refusal::Forbidden { needs: "receive" });
+            let next = broker.receive(&ana, q, wait(), || {}).await.unwrap();
+            assert_eq!((next.len(), next[0].receive_count), (1, 1), "nobody had it before");
+            broker.put_grant(&ana, "q", "eva", BTreeSet::from([Right::Receive])).await.unwrap();
+        }
     }
 
     #[tokio::test]

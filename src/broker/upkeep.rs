@@ -82,7 +82,8 @@ impl Broker {
         };
         let cell = self.coordinator.replica().cell(generation).await.map_err(internal)?;
         for reader in cell.decide(|state| state.readers()) {
-            let attended = self.coordinator.attend(&stream, reader).await.map_err(internal)?;
+            let attended =
+                self.coordinator.attend(&stream.anew(), reader).await.map_err(internal)?;
             is_some_left |= attended.is_some_left;
             if attended.buried > 0 {
                 metrics::counter!("tertulia_messages_dead_total").increment(attended.buried);
@@ -127,7 +128,7 @@ impl Broker {
                         u64::try_from(topic.config.retention_seconds).unwrap_or(0) * 1_000;
                     for (_, reader) in self.catalog.subscriptions_of(record.generation) {
                         let id = SubscriptionId::of(reader.generation);
-                        self.drop_expired(&stream, id, retention_ms).await;
+                        self.drop_expired(&stream.anew(), id, retention_ms).await;
                     }
                 }
                 _ => {}

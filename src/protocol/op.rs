@@ -217,6 +217,10 @@ pub enum Request {
     Subscription(OpHeader, SubscriptionOp),
     /// Refuse these ballots for ever, unless you hold a running lease of theirs [F10].
     Disown(OpHeader, SubscriptionId, Vec<(RequesterId, u64)>),
+    /// Undo all grants of a request, whose answer was lost, and grant it nothing more [R25].
+    Withdraw(OpHeader, SubscriptionId, RequesterId),
+    /// Which messages are leased to this request? [F26]
+    Held(OpHeader, SubscriptionId, RequesterId),
 }
 
 /// Changes to readers as a whole.
@@ -260,6 +264,8 @@ pub enum Answer {
     Joined,
     /// One word per ballot: whether it is refused from now on.
     Disowned(Vec<bool>),
+    /// What is leased to the request here.
+    Held(Vec<Attempt>),
 }
 
 /// Why a replica refuses a whole operation.

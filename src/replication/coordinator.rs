@@ -4,6 +4,7 @@
 //! as the outcome is certain, and leaves the rest to finish in the background. With a replica set
 //! of one it does exactly the same.
 
+use super::life::Life;
 use super::peers::{CallError, Peers};
 use super::replica::{Replica, StoreFailed};
 use crate::base::clock::Clock;
@@ -20,12 +21,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::sync::atomic::AtomicUsize;
 use std::sync::{Arc, PoisonError, RwLock};
-use std::time::Duration;
 use tokio::sync::mpsc;
-
-/// How long replicas have to answer; below the life of an operation, so that the client gets its
-/// answer within that [R54].
-const REPLICAS_TIME: Duration = Duration::from_secs(8);
 
 /// A stream as an operation sees it: which one, under which record version, with which key and
 /// replicas.
@@ -39,6 +35,8 @@ pub struct StreamRef {
     pub key: DataKey,
     /// Its replicas.
     pub view: View,
+    /// How long the operation has.
+    pub life: Life,
 }
 
 impl StreamRef {
@@ -117,7 +115,7 @@ impl Coordinator {
                 (key, view)
             }
         };
-        Some(StreamRef { generation, record_version, key, view })
+        Some(StreamRef { generation, record_version, key, view, life: Life::begin() })
     }
 
     /// A stream by its generation alone, as its record is now; `None` when there is no such
@@ -140,25 +138,25 @@ impl Coordinator {
         self.parts.replica.forget(generation);
     }
 
-    /// Asks the replicas of a view. `local` is this node's own vote. `each` is told every answer
+    /// Asks the replicas of a stream, for as long as the operation lives [R54]. `local` is this node's own vote. `each` is told every answer
     /// once and returns whether the outcome is certain; what is still under way then goes on in
     /// the background. `fallback` is asked of a replica that lacks a payload [R27].
     pub(super) async fn ask(
         &self,
-        view: &View,
+        stream: &StreamRef,
         request: Arc<Request>,
         fallback: Option<Arc<Request>>,
         local: impl Future<Output = Result<Reply, StoreFailed>> + Send + 'static,
         mut each: impl FnMut(NodeId, Result<Answer, CallError>) -> bool + Send,
     ) {
         let me = self.parts.replica.node();
-        let replicas = view.replicas();
+        let (replicas, life) = (stream.view.replicas(), stream.life);
         let of_local = |reply: Result<Reply, StoreFailed>| match reply {
             Ok(reply) => Ok(reply.answer),
             Err(StoreFailed) => Err(CallError::Lost),
         };
         if replicas == [me] {
-            let reply = tokio::time::timeout(REPLICAS_TIME, local).await;
+            let reply = tokio::time::timeout(life.left(), local).await;
             each(me, reply.map_or(Err(CallError::Lost), of_local));
             return;
         }
@@ -172,17 +170,19 @@ impl Coordinator {
         let (answers, mut answered) = mpsc::unbounded_channel();
         let spawn = self.parts.replica.spawn();
         for node in replicas.iter().copied().filter(|node| *node != me) {
-            self.ask_one(node, request.clone(), fallback.clone(), answers.clone());
+            let asked = (request.clone(), fallback.clone());
+            self.ask_one(node, life, asked, answers.clone());
         }
         // A node that is no replica has no vote.
         if replicas.contains(&me) {
             let own = answers.clone();
             spawn.task(Box::pin(async move {
-                let _ = own.send((me, of_local(local.await)));
+                let reply = tokio::time::timeout(life.left(), local).await;
+                let _ = own.send((me, reply.map_or(Err(CallError::Lost), of_local)));
             }));
         }
         drop(answers);
-        let deadline = tokio::time::sleep(REPLICAS_TIME);
+        let deadline = tokio::time::sleep(life.left());
         tokio::pin!(deadline);
         let mut open: Vec<NodeId> = replicas;
         while !open.is_empty() {
@@ -205,8 +205,8 @@ impl Coordinator {
     fn ask_one(
         &self,
         node: NodeId,
-        request: Arc<Request>,
-        fallback: Option<Arc<Request>>,
+        life: Life,
+        (request, fallback): (Arc<Request>, Option<Arc<Request>>),
         answers: mpsc::UnboundedSender<(NodeId, Result<Answer, CallError>)>,
     ) {
         let Some(peer) = self.parts.peers.get(&node).cloned() else {
@@ -214,11 +214,11 @@ impl Coordinator {
             return;
         };
         self.parts.replica.spawn().task(Box::pin(async move {
-            let mut reply = peer.call(request, REPLICAS_TIME).await;
+            let mut reply = peer.call(request, life.left()).await;
             if let (Ok(first), Some(fallback)) = (&reply, fallback)
                 && needs_payload(&first.answer)
             {
-                reply = peer.call(fallback, REPLICAS_TIME).await;
+                reply = peer.call(fallback, life.left()).await;
             }
             // Whoever answers in the place of a member has no vote of that member's [R1, R18].
             let reply = match reply {
@@ -249,7 +249,7 @@ impl Coordinator {
         let (mut tally, mut refusal) = (Tally::new(stream.view.clone()), None);
         let request = Arc::new(request);
         let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
+        self.ask(stream, request, None, local, |node, answer| {
             match answer {
                 Ok(Answer::Refused(why)) => {
                     refusal = Some(why);

@@ -196,19 +196,25 @@ impl Coordinator {
                 return Err(ReceiveError::NoQuorum);
             }
         }
-        self.receive_here(stream, wanted).await
+        self.receive_here(stream, wanted, self.requester(wanted)).await
+    }
+
+    /// Who a receive is: one that cannot be repeated is a new one [F9].
+    pub(super) fn requester(&self, wanted: &Wanted) -> RequesterId {
+        wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng))
     }
 
     pub(super) async fn receive_here(
         self: &Arc<Self>,
         stream: &StreamRef,
         wanted: &Wanted,
+        requester: RequesterId,
     ) -> Result<Granted, ReceiveError> {
         let began_ms = self.parts.clock.boottime_ms();
         let replica = &self.parts.replica;
         replica.check_member().map_err(ReceiveError::Refused)?;
         let cell = replica.cell(stream.generation).await.map_err(ReceiveError::Refused)?;
-        if let Some(mut granted) = self.repeat(&cell, stream, wanted, began_ms).await {
+        if let Some(mut granted) = self.repeat(&cell, stream, wanted, began_ms).await? {
             self.tell_reasons(&cell, &mut granted).await;
             return Ok(granted);
         }
@@ -219,12 +225,15 @@ impl Coordinator {
             return Ok(self.nothing(stream, wanted));
         }
         loop {
+            if stream.life.left().is_zero() {
+                return Err(ReceiveError::NoQuorum);
+            }
             let picked = self.pick(&cell, stream, wanted).await?;
             let found = !picked.messages.is_empty();
             let opened = self.open(picked, stream, wanted).await;
             let is_stuck = opened.is_stuck;
             if !opened.messages.is_empty() {
-                let mut granted = self.grant(opened, stream, wanted, began_ms).await?;
+                let mut granted = self.grant(opened, stream, wanted, (requester, began_ms)).await?;
                 if !granted.deliveries.is_empty() || lost == CANDIDATES_LOST_MAX {
                     self.tell_reasons(&cell, &mut granted).await;
                     return Ok(granted);
@@ -326,7 +335,7 @@ impl Coordinator {
         mut opened: Opened,
         stream: &StreamRef,
         wanted: &Wanted,
-        began_ms: u64,
+        (requester, began_ms): (RequesterId, u64),
     ) -> Result<Granted, ReceiveError> {
         let (reader, duration_ms) = (wanted.reader, wanted.duration_ms);
         let replica = &self.parts.replica;
@@ -337,7 +346,7 @@ impl Coordinator {
         let mut op = LeaseOp {
             header: stream.header(),
             reader,
-            requester: wanted.requester.unwrap_or_else(|| RequesterId::random(&*self.parts.rng)),
+            requester,
             holder: wanted.holder.clone(),
             purpose: match wanted.side() {
                 Side::Ready => Purpose::Deliver,
@@ -400,13 +409,14 @@ impl Coordinator {
         + Send
         + 'static,
     ) -> Result<Granted, ReceiveError> {
-        let view = granted.stream.view.clone();
+        let asked = granted.stream.clone();
+        let view = asked.view.clone();
         let mut tallies: Vec<Tally> =
             granted.deliveries.iter().map(|_| Tally::new(view.clone())).collect();
         let mut counts = vec![(0, 0); tallies.len()];
         let mut answers = Tally::new(view.clone());
         let (mut highest, mut exhausted) = (0, Vec::new());
-        self.ask(&view, request, Some(fallback), local, |node, answer| {
+        self.ask(&asked, request, Some(fallback), local, |node, answer| {
             match answer {
                 Ok(Answer::Leased(votes)) => {
                     answers.yes(node);

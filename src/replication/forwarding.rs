@@ -34,6 +34,14 @@ pub struct Link {
     pub tells: Tells,
 }
 
+impl Link {
+    /// The link for the next operation of a worker.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self { source: self.source.anew(), target: self.target.anew(), ..self.clone() }
+    }
+}
+
 /// What a copy tells of where it comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Tells {
@@ -124,7 +132,7 @@ impl Coordinator {
         let op = StoreOp { header: link.target.header(), envelopes, closed };
         let request = Arc::new(Request::Store(op));
         let local = self.own_vote(request.clone());
-        let stored = self.count_stores(&link.target.view, request, votes, local, false).await;
+        let stored = self.count_stores(&link.target, request, votes, local, false).await;
         let mut obstacle = None;
         let mut items = Vec::new();
         for (copy, stored) in copies.iter().zip(stored) {

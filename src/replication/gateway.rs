@@ -2,18 +2,21 @@
 //! mint [R17]; receives, which the dispatcher of the stream serves so that few compete [R25];
 //! looks at messages that are not here.
 //!
-//! Handed on once: whoever is asked runs the operation itself. Settling needs no one else: it is a
+//! Handed on once: whoever is asked runs the operation itself, with what is left of its life
+//! [R54]. Settling needs no one else: it is a
 //! quorum of the replicas whoever asks them.
 
 use super::coordinator::{Coordinator, StreamRef};
 use super::dispatcher::{Delivery, Granted, ReceiveError, Wanted};
 use super::inspecting::{Browse, Browsed, Seen, Stats};
+use super::life::Life;
 use super::peers::CallError;
 use super::removing::Redriven;
 use super::sending::{Outgoing, Sender, Stored};
 use super::stream_cell::Side;
-use crate::base::ids::{Generation, NodeId, SubscriptionId};
-use crate::base::limits::{OPERATION_TIME, WATCH_TIME};
+use super::withdrawing::Unanswered;
+use crate::base::ids::{Generation, NodeId, RequesterId, SubscriptionId};
+use crate::base::limits::WATCH_TIME;
 use crate::protocol::op::Refusal;
 use crate::protocol::stream::MessageId;
 use crate::rpc::Handler;
@@ -39,8 +42,9 @@ pub struct Target {
 pub enum Forwarded {
     /// Store messages.
     Store(Target, Sender, Vec<Outgoing>, bool),
-    /// Lease messages that are there now.
-    Receive(Target, Wanted),
+    /// Lease messages that are there now to this request, which the asker withdraws if it gets no
+    /// answer [R25].
+    Receive(Target, Wanted, RequesterId),
     /// Answer when a message may have become ready, or after [`WATCH_TIME`].
     Watch(Target, SubscriptionId, Side),
     /// Look at messages.
@@ -95,12 +99,16 @@ impl Coordinator {
 
     /// The road of what any replica can run.
     pub(super) fn to_replica(&self, stream: &StreamRef) -> Road {
-        if self.is_replica(stream) { Road::Here } else { Road::There(self.by_preference(stream)) }
+        let is_here = stream.life.is_handed_on() || self.is_replica(stream);
+        if is_here { Road::Here } else { Road::There(self.by_preference(stream)) }
     }
 
     /// The road of what the dispatcher should run: the first in the preference list that is up. It
     /// stays the same as long as that one lives.
     pub(super) fn to_dispatcher(&self, stream: &StreamRef) -> Road {
+        if stream.life.is_handed_on() {
+            return Road::Here;
+        }
         let me = self.parts.replica.node();
         let mut nodes = self.by_preference(stream);
         if let Some(at) = nodes.iter().position(|node| *node == me) {
@@ -132,10 +140,11 @@ impl Coordinator {
     pub(super) async fn hand_on_repeatable(
         &self,
         nodes: Vec<NodeId>,
+        life: Life,
         operation: Forwarded,
     ) -> Result<Forwardee, Refusal> {
         for node in nodes {
-            match self.hand_on(node, operation.clone(), DISPATCH_TIME).await {
+            match self.hand_on(node, operation.clone(), life.left().min(DISPATCH_TIME)).await {
                 Ok(Forwardee::Refused(Refusal::Behind)) | Err(_) => {}
                 Ok(Forwardee::Refused(refusal)) => return Err(refusal),
                 Ok(done) => return Ok(done),
@@ -156,7 +165,7 @@ impl Coordinator {
         for node in nodes {
             let operation =
                 Forwarded::Store(stream.target(), sender.clone(), messages.to_vec(), all_copies);
-            match self.hand_on(node, operation, OPERATION_TIME).await {
+            match self.hand_on(node, operation, stream.life.left()).await {
                 Ok(Forwardee::Stored(stored)) if stored.len() == messages.len() => return stored,
                 Ok(Forwardee::Refused(Refusal::Behind)) | Err(CallError::NotAsked) => {}
                 Ok(Forwardee::Refused(refusal)) => return all(Stored::NotStored(refusal)),
@@ -176,8 +185,16 @@ impl Coordinator {
         // The lease counts from before the request leaves, on this node's clock [R20].
         let began_ms = self.parts.clock.boottime_ms();
         for node in nodes {
-            let operation = Forwarded::Receive(stream.target(), wanted.clone());
-            match self.hand_on(node, operation, DISPATCH_TIME).await {
+            let requester = self.requester(wanted);
+            let operation = Forwarded::Receive(stream.target(), wanted.clone(), requester);
+            let mut unanswered = Unanswered::of(self, stream, wanted, requester);
+            let time = stream.life.left().min(DISPATCH_TIME);
+            let answer = self.hand_on(node, operation, time).await;
+            if !matches!(answer, Err(CallError::Lost)) {
+                unanswered.is_answered();
+            }
+            drop(unanswered);
+            match answer {
                 Ok(Forwardee::Received(Ok(mut deliveries))) => {
                     deliveries.iter_mut().for_each(|it| it.lease.began_ms = began_ms);
                     // The answer may have taken its time: what has run out is nobody's [R20].
@@ -205,52 +222,56 @@ impl Coordinator {
         None
     }
 
-    /// Runs an operation for another node.
-    pub(super) async fn run(self: &Arc<Self>, operation: Forwarded) -> Forwardee {
-        self.try_run(operation).await.unwrap_or_else(Forwardee::Refused)
+    /// Runs an operation for another node, within what is left of its life.
+    pub(super) async fn run(self: &Arc<Self>, operation: Forwarded, left: Duration) -> Forwardee {
+        self.try_run(operation, Life::handed_on(left)).await.unwrap_or_else(Forwardee::Refused)
     }
 
     /// The stream as it is known here; never an older one than the asker knows [F20].
-    fn targeted(&self, target: Target) -> Result<StreamRef, Refusal> {
+    fn targeted(&self, target: Target, life: Life) -> Result<StreamRef, Refusal> {
         let stream = self.stream_of(target.generation).ok_or(Refusal::Behind)?;
         let is_here = self.is_replica(&stream);
         if stream.record_version < target.record_version || !is_here {
             return Err(Refusal::Behind);
         }
-        Ok(stream)
+        Ok(StreamRef { life, ..stream })
     }
 
-    async fn try_run(self: &Arc<Self>, operation: Forwarded) -> Result<Forwardee, Refusal> {
+    async fn try_run(
+        self: &Arc<Self>,
+        operation: Forwarded,
+        life: Life,
+    ) -> Result<Forwardee, Refusal> {
         Ok(match operation {
             Forwarded::Store(target, sender, messages, all) => {
-                let stream = self.targeted(target)?;
+                let stream = self.targeted(target, life)?;
                 Forwardee::Stored(self.store_here(&stream, &sender, messages, all).await)
             }
-            Forwarded::Receive(target, wanted) => {
-                let stream = self.targeted(target)?;
-                let received = self.receive_here(&stream, &wanted).await;
+            Forwarded::Receive(target, wanted, requester) => {
+                let stream = self.targeted(target, life)?;
+                let received = self.receive_here(&stream, &wanted, requester).await;
                 Forwardee::Received(received.map(Granted::hand_over))
             }
             Forwarded::Watch(target, reader, side) => {
-                let stream = self.targeted(target)?;
+                let stream = self.targeted(target, life)?;
                 let listening = self.listen(&stream, reader, side).await?;
                 let _ = tokio::time::timeout(WATCH_TIME, listening.bell().notified()).await;
                 Forwardee::Watched
             }
             Forwarded::Browse(target, reader, browse, retention_ms) => {
-                let stream = self.targeted(target)?;
+                let stream = self.targeted(target, life)?;
                 Forwardee::Browsed(self.browse(&stream, reader, browse, retention_ms).await?)
             }
             Forwarded::Find(target, reader, id, retention_ms) => {
-                let stream = self.targeted(target)?;
+                let stream = self.targeted(target, life)?;
                 Forwardee::Found(self.find(&stream, reader, id, retention_ms).await?.map(Box::new))
             }
             Forwarded::Redrive(target, reader, max) => {
-                let stream = self.targeted(target)?;
+                let stream = self.targeted(target, life)?;
                 Forwardee::Redriven(self.redrive(&stream, reader, max).await?)
             }
             Forwarded::Stats(target, reader) => {
-                let stream = self.targeted(target)?;
+                let stream = self.targeted(target, life)?;
                 Forwardee::Counted(self.stats(&stream, reader).await?)
             }
         })
@@ -266,11 +287,11 @@ impl StreamRef {
 /// Runs operations for other nodes.
 #[must_use]
 pub fn forward_handler(coordinator: Arc<Coordinator>) -> Handler {
-    Arc::new(move |body: Bytes| {
+    Arc::new(move |body: Bytes, left: Duration| {
         let coordinator = coordinator.clone();
         Box::pin(async move {
             let done = match postcard::from_bytes::<Forwarded>(&body) {
-                Ok(operation) => coordinator.run(operation).await,
+                Ok(operation) => coordinator.run(operation, left).await,
                 // A newer protocol: nothing was done.
                 Err(_) => Forwardee::Refused(Refusal::Behind),
             };

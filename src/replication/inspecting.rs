@@ -183,7 +183,7 @@ impl Coordinator {
     ) -> Result<Stats, Refusal> {
         if let Road::There(nodes) = self.to_replica(stream) {
             let operation = Forwarded::Stats(stream.target(), reader);
-            return match self.hand_on_repeatable(nodes, operation).await? {
+            return match self.hand_on_repeatable(nodes, stream.life, operation).await? {
                 Forwardee::Counted(stats) => Ok(stats),
                 _ => Err(Refusal::Overloaded),
             };
@@ -267,7 +267,7 @@ impl Coordinator {
     ) -> Result<Browsed, Refusal> {
         if let Road::There(nodes) = self.to_replica(stream) {
             let operation = Forwarded::Browse(stream.target(), reader, browse, retention_ms);
-            return match self.hand_on_repeatable(nodes, operation).await? {
+            return match self.hand_on_repeatable(nodes, stream.life, operation).await? {
                 Forwardee::Browsed(browsed) => Ok(browsed),
                 _ => Err(Refusal::Overloaded),
             };
@@ -346,7 +346,7 @@ impl Coordinator {
     ) -> Result<Option<Seen>, Refusal> {
         if let Road::There(nodes) = self.to_replica(stream) {
             let operation = Forwarded::Find(stream.target(), reader, id, retention_ms);
-            return match self.hand_on_repeatable(nodes, operation).await? {
+            return match self.hand_on_repeatable(nodes, stream.life, operation).await? {
                 Forwardee::Found(seen) => Ok(seen.map(|seen| *seen)),
                 _ => Err(Refusal::Overloaded),
             };

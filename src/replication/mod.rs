@@ -19,6 +19,7 @@ pub mod forwarding;
 pub mod gateway;
 pub mod inspecting;
 pub mod lapses;
+pub mod life;
 pub mod listening;
 mod loaded;
 mod opening;

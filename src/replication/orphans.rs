@@ -42,6 +42,23 @@ impl Replica {
         });
         Ok((ticket, Answer::Disowned(disowned)))
     }
+
+    /// Undoes what a request was granted here, and grants it nothing more [R25].
+    pub(super) async fn withdraw(
+        &self,
+        header: &OpHeader,
+        reader: SubscriptionId,
+        requester: RequesterId,
+    ) -> Result<(Ticket, Answer), Refusal> {
+        self.check_view(header)?;
+        let cell = self.cell(header.stream).await?;
+        let admission = self.admit(WriteClass::Reserve, CHUNK * ROW_BYTES)?;
+        let ticket = self.decide(&cell, reader, |stream, now_ms| {
+            let changes = stream.withdraw_request(reader, requester, now_ms)?;
+            Ok(self.submit(admission, cell.generation, stream, changes))
+        })?;
+        Ok((ticket, Answer::Disowned(vec![true])))
+    }
 }
 
 impl Coordinator {

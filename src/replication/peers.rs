@@ -5,7 +5,7 @@ use super::repair::{RepairAnswer, RepairRequest};
 use super::replica::Replica;
 use crate::base::ids::NodeId;
 use crate::protocol::op::{Refusal, Reply, Request};
-use crate::rpc::{CallError as RpcError, Caller, Class, Handler};
+use crate::rpc::{CallError as RpcError, Caller, Class, Handler, Refusal as RpcRefusal};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
@@ -26,6 +26,17 @@ pub enum CallError {
     /// It may or may not have done it.
     #[error("the replica did not answer")]
     Lost,
+}
+
+impl CallError {
+    fn of(error: RpcError) -> Self {
+        match error {
+            RpcError::NotSent | RpcError::Refused(RpcRefusal::Overloaded | RpcRefusal::Late) => {
+                Self::NotAsked
+            }
+            _ => Self::Lost,
+        }
+    }
 }
 
 /// A replica on another node.
@@ -121,10 +132,7 @@ impl Peer for RemotePeer {
             let body = postcard::to_stdvec(&*request).map_err(|_| CallError::NotAsked)?;
             match caller.call(Class::Data, REPLICA_CALL, body.into(), deadline).await {
                 Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
-                Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
-                    Err(CallError::NotAsked)
-                }
-                Err(_) => Err(CallError::Lost),
+                Err(error) => Err(CallError::of(error)),
             }
         })
     }
@@ -139,10 +147,7 @@ impl Peer for RemotePeer {
             let body = postcard::to_stdvec(&operation).map_err(|_| CallError::NotAsked)?;
             match caller.call(Class::Data, FORWARD_CALL, body.into(), deadline).await {
                 Ok(bytes) => postcard::from_bytes(&bytes).map_err(|_| CallError::Lost),
-                Err(RpcError::NotSent | RpcError::Refused(crate::rpc::Refusal::Overloaded)) => {
-                    Err(CallError::NotAsked)
-                }
-                Err(_) => Err(CallError::Lost),
+                Err(error) => Err(CallError::of(error)),
             }
         })
     }
@@ -169,7 +174,7 @@ impl Peer for RemotePeer {
 /// Answers other replicas' questions about their streams.
 #[must_use]
 pub fn repair_handler(replica: Arc<Replica>) -> Handler {
-    Arc::new(move |body: Bytes| {
+    Arc::new(move |body: Bytes, _left| {
         let replica = replica.clone();
         Box::pin(async move {
             let answer = match postcard::from_bytes::<RepairRequest>(&body) {
@@ -185,7 +190,7 @@ pub fn repair_handler(replica: Arc<Replica>) -> Handler {
 /// Answers other coordinators' calls with this replica.
 #[must_use]
 pub fn replica_handler(replica: Arc<Replica>) -> Handler {
-    Arc::new(move |body: Bytes| {
+    Arc::new(move |body: Bytes, _left| {
         let replica = replica.clone();
         Box::pin(async move {
             let Ok(request) = postcard::from_bytes::<Request>(&body) else {

@@ -115,7 +115,7 @@ impl Coordinator {
     ) -> Result<Redriven, Refusal> {
         if let Road::There(nodes) = self.to_replica(stream) {
             let operation = Forwarded::Redrive(stream.target(), reader, max);
-            return match self.hand_on_repeatable(nodes, operation).await? {
+            return match self.hand_on_repeatable(nodes, stream.life, operation).await? {
                 Forwardee::Redriven(redriven) => Ok(redriven),
                 _ => Err(Refusal::Overloaded),
             };

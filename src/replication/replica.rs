@@ -339,6 +339,12 @@ impl Replica {
             Request::Context(header) => self.context(header).await,
             Request::Subscription(header, op) => self.subscription_op(header, op).await,
             Request::Disown(header, reader, ballots) => self.disown(header, *reader, ballots).await,
+            Request::Held(header, reader, requester) => {
+                self.held(header, *reader, *requester).await
+            }
+            Request::Withdraw(header, reader, requester) => {
+                self.withdraw(header, *reader, *requester).await
+            }
         };
         match done {
             Ok((ticket, answer)) => self.reply(ticket, answer).await,

@@ -8,7 +8,6 @@ use super::rows::ROW_BYTES;
 use crate::base::hlc::Hlc;
 use crate::base::ids::{SubscriptionId, UserId};
 use crate::crdt::dot::Dot;
-use crate::layout::view::View;
 use crate::message::envelope::{Content, Envelope, GroupHash, Header};
 use crate::protocol::op::{Answer, Outcome, Refusal, Reply, Request, StoreVote};
 use crate::protocol::quorum::Tally;
@@ -138,7 +137,7 @@ impl Coordinator {
         for _ in 0..SETS_MAX {
             return match self.originate(stream, sender, &messages).await {
                 Ok((request, votes, local)) => {
-                    self.count_stores(&stream.view, request, votes, local, all_copies).await
+                    self.count_stores(stream, request, votes, local, all_copies).await
                 }
                 // Somebody subscribed meanwhile: filters are evaluated anew.
                 Err(Refusal::StaleSet) => continue,
@@ -240,7 +239,7 @@ impl Coordinator {
 
     pub(super) async fn count_stores(
         &self,
-        view: &View,
+        stream: &StreamRef,
         request: Arc<Request>,
         own: Vec<StoreVote>,
         local: impl Future<Output = Result<Reply, StoreFailed>> + Send + 'static,
@@ -251,11 +250,11 @@ impl Coordinator {
             id: MessageId::of((envelope.header.hlc, envelope.header.dot)),
             matched: envelope.header.matched.len(),
             is_duplicate: vote == StoreVote::Known,
-            tally: Tally::new(view.clone()),
+            tally: Tally::new(stream.view.clone()),
             refusal: Refusal::OtherContent,
         };
         let mut sent: Vec<Sent> = op.envelopes.iter().zip(own).map(new).collect();
-        let counting = self.ask(view, request.clone(), None, local, |node, answer| {
+        let counting = self.ask(stream, request.clone(), None, local, |node, answer| {
             for (i, sent) in sent.iter_mut().enumerate() {
                 match &answer {
                     Ok(Answer::Stored(votes)) => match votes.get(i) {

@@ -84,7 +84,7 @@ impl Coordinator {
         let op = SettleOp { header, reader, check_only, items, reasons };
         let request = Arc::new(Request::Settle(op));
         let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
+        self.ask(stream, request, None, local, |node, answer| {
             for (i, tally) in tallies.iter_mut().enumerate() {
                 match &answer {
                     Ok(Answer::Settled(votes)) => match votes.get(i) {

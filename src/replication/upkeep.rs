@@ -51,6 +51,7 @@ impl Coordinator {
         let mut attended = Attended::default();
         // Of several replicas the dispatcher does it: three that ask at once win nothing.
         while matches!(self.to_dispatcher(stream), Road::Here) {
+            let stream = &stream.anew();
             let doomed =
                 replica.decide(&cell, reader, |state, now_ms| state.doomed(reader, CHUNK, now_ms));
             let of = |wanted: Purpose| -> Vec<Place> {
@@ -94,6 +95,7 @@ impl Coordinator {
             return Ok(0);
         }
         loop {
+            let stream = &stream.anew();
             let places = self.places(stream, reader, None, limit).await?;
             let over = self.over(stream, &places, retention_ms).await;
             if over.is_empty() {
@@ -170,7 +172,7 @@ impl Coordinator {
         let mut refusal = None;
         let request = Arc::new(Request::Lease(op));
         let local = self.own_vote(request.clone());
-        self.ask(&stream.view, request, None, local, |node, answer| {
+        self.ask(stream, request, None, local, |node, answer| {
             for (i, tally) in tallies.iter_mut().enumerate() {
                 match &answer {
                     Ok(Answer::Leased(votes)) => match votes.get(i) {

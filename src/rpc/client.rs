@@ -52,6 +52,8 @@ pub struct Client {
     outbox: mpsc::Sender<Bytes>,
     pending: Pending,
     next: AtomicU64,
+    /// The far end's last beat.
+    heard_ms: Arc<AtomicU64>,
     /// Cancelled when the connection is gone; cancelling it ends the connection.
     gone: CancellationToken,
 }
@@ -94,8 +96,10 @@ impl Client {
         let gone = CancellationToken::new();
         let ends = || Ends { pending: pending.clone(), gone: gone.clone() };
         spawn.task(Box::pin(write(sink, inbox, ends())));
-        spawn.task(Box::pin(read(frames, ends())));
-        Self { class, outbox, pending, next: AtomicU64::new(0), gone }
+        let heard_ms = Arc::new(AtomicU64::new(0));
+        let beats = Beats { heard_ms: heard_ms.clone(), outbox: outbox.downgrade() };
+        spawn.task(Box::pin(read(frames, beats, ends())));
+        Self { class, outbox, pending, next: AtomicU64::new(0), heard_ms, gone }
     }
 
     /// Whether calls can still be made.
@@ -139,7 +143,9 @@ impl Client {
         })?;
         let _waits = Waits { id, client: self };
         let deadline_ms = u32::try_from(deadline.as_millis()).unwrap_or(u32::MAX);
-        let frame = encode(&Frame::Call { id, kind, deadline_ms, body });
+        // Read before it leaves, and before it waits to: its age is never underrated [R54].
+        let heard_ms = self.heard_ms.load(Ordering::Relaxed);
+        let frame = encode(&Frame::Call { id, kind, deadline_ms, heard_ms, body });
         // A call that found no place in the outbox has certainly not left.
         match tokio::time::timeout_at(ends, self.outbox.reserve()).await {
             Ok(Ok(place)) => place.send(frame),
@@ -196,18 +202,43 @@ async fn write(sink: SplitSink<Frames, Bytes>, inbox: mpsc::Receiver<Bytes>, end
     }
 }
 
-async fn read(mut frames: SplitStream<Frames>, ends: Ends) {
+/// Hears beats, and sends them back.
+struct Beats {
+    heard_ms: Arc<AtomicU64>,
+    /// Weak: whoever reads does not keep the connection.
+    outbox: mpsc::WeakSender<Bytes>,
+}
+
+impl Beats {
+    fn hear(&self, at_ms: u64) {
+        self.heard_ms.fetch_max(at_ms, Ordering::Relaxed);
+        if let Some(outbox) = self.outbox.upgrade() {
+            // A full outbox says enough.
+            let _ = outbox.try_send(encode(&Frame::Beat { at_ms }));
+        }
+    }
+}
+
+async fn read(mut frames: SplitStream<Frames>, beats: Beats, ends: Ends) {
     let reading = async {
-        while let Some(Ok(bytes)) = frames.next().await {
-            let Ok(Frame::Answer { id, body }) = postcard::from_bytes(&bytes) else { return };
+        let quiet = limits::PEER_QUIET_TIME;
+        while let Ok(Some(Ok(bytes))) = tokio::time::timeout(quiet, frames.next()).await {
+            let answer = match postcard::from_bytes(&bytes) {
+                Ok(Frame::Answer { id, body }) => Some((id, body)),
+                Ok(Frame::Beat { at_ms }) => {
+                    beats.hear(at_ms);
+                    None
+                }
+                _ => return,
+            };
             let waits = ends.pending.with(|waiting| {
                 let waiting = waiting.as_mut()?;
-                let waits = waiting.calls.remove(&id);
+                let waits = answer.as_ref().and_then(|(id, _)| waiting.calls.remove(id));
                 let asked = !waiting.calls.is_empty();
                 waiting.silent_since = asked.then(Instant::now);
                 waits
             });
-            if let Some(waits) = waits {
+            if let (Some(waits), Some((_, body))) = (waits, answer) {
                 let _ = waits.send(body.map_err(CallError::from));
             }
         }

@@ -54,7 +54,7 @@ impl Dial for Fake {
                 Far::Refuses => return Err(DialError::NoAddress),
                 Far::Silent => self.kept.lock().unwrap().push(there),
                 Far::Answers => {
-                    let echo: Handler = Arc::new(|body| Box::pin(async move { Some(body) }));
+                    let echo: Handler = Arc::new(|body, _| Box::pin(async move { Some(body) }));
                     let handlers = Arc::new(BTreeMap::from([(1, echo)]));
                     let serving = serve(Box::new(there), class, handlers, Arc::new(SystemSpawn));
                     SystemSpawn.task(Box::pin(serving));

@@ -10,6 +10,18 @@
 //! Each [`Class`] of calls has a connection of its own. A repair's 30 MiB in front of a vote would
 //! delay the vote as long as both share one stream of bytes, however they are weighed against each
 //! other inside; on two connections the kernel shares the line, and each has its own bound.
+//!
+//! # No call is begun late [R54]
+//! A frame may lie in a buffer for an hour: of a frozen process, of a line that stalls. Clocks of
+//! two nodes may be any distance apart, so no stamp of the caller's can tell. The answering end
+//! therefore times calls by *its own* clock: every [`limits::PEER_BEAT_TIME`] it tells its reading
+//! in a `Beat`, and a call carries the last reading that its caller had heard when it left. That
+//! reading was taken before the call left, so `now - heard` is never less than the time that the
+//! call was under way, whatever the clocks. A call that is older than its deadline (the rest of its
+//! operation's life) and [`limits::CALL_SLACK_TIME`] is refused before it is looked at, and one
+//! that is begun has only what is left. So nothing is begun later than the life of an operation and
+//! the slack after the operation began: 10.5 s. The caller sends each beat back, and either end
+//! drops a connection on which it reads nothing for [`limits::PEER_QUIET_TIME`].
 
 mod client;
 mod dialing;
@@ -76,7 +88,7 @@ pub trait Caller: Send + Sync {
     /// Calls it.
     ///
     /// # Errors
-    /// [`CallError`]; `NotSent` and `Refused(Overloaded)` mean that nothing was done.
+    /// [`CallError`]; `NotSent`, `Refused(Overloaded)` and `Refused(Late)` mean that nothing was done.
     fn call(
         &self,
         class: Class,
@@ -92,11 +104,15 @@ pub trait Caller: Send + Sync {
 #[derive(Debug, Serialize, Deserialize)]
 enum Frame {
     /// Answer this within the deadline.
-    Call { id: u64, kind: u16, deadline_ms: u32, body: Bytes },
+    /// `heard_ms`: the last beat that was heard before this left; 0: none.
+    Call { id: u64, kind: u16, deadline_ms: u32, heard_ms: u64, body: Bytes },
     /// Nobody waits for that answer any more.
     Cancel { id: u64 },
     /// The answer.
     Answer { id: u64, body: Result<Bytes, Refusal> },
+    /// How long the answering end has served this connection, by its own clock; the caller sends
+    /// it back.
+    Beat { at_ms: u64 },
 }
 
 /// Why the far end did not answer a call.
@@ -111,6 +127,9 @@ pub enum Refusal {
     /// It began and could not finish: whether it was done is not known.
     #[error("the far end failed")]
     Failed,
+    /// It came too late; nothing was done.
+    #[error("the call came too late")]
+    Late,
 }
 
 /// Why a call has no answer.
@@ -150,15 +169,25 @@ fn encode(frame: &Frame) -> Bytes {
 }
 
 #[cfg(test)]
+mod late_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn golden_bytes_of_the_frames() {
-        let call = Frame::Call { id: 1, kind: 2, deadline_ms: 3, body: Bytes::from_static(b"ab") };
-        assert_eq!(&encode(&call)[..], [0, 1, 2, 3, 2, b'a', b'b']);
+        let call = Frame::Call {
+            id: 1,
+            kind: 2,
+            deadline_ms: 3,
+            heard_ms: 4,
+            body: Bytes::from_static(b"ab"),
+        };
+        assert_eq!(&encode(&call)[..], [0, 1, 2, 3, 4, 2, b'a', b'b']);
         assert_eq!(&encode(&Frame::Cancel { id: 1 })[..], [1, 1]);
         let answer = Frame::Answer { id: 1, body: Err(Refusal::Failed) };
         assert_eq!(&encode(&answer)[..], [2, 1, 1, 2]);
+        assert_eq!(&encode(&Frame::Beat { at_ms: 5 })[..], [3, 5]);
     }
 }

@@ -1,6 +1,7 @@
 //! The answering end.
 
 use super::{Class, Frame, Refusal, codec, encode, write_frames};
+use crate::base::limits;
 use crate::base::seams::{Spawn, Stream};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
@@ -9,11 +10,13 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::codec::Framed;
 use tokio_util::sync::CancellationToken;
 
-/// Answers one kind of call: bytes in, bytes out; `None` when it failed half-way.
-pub type Handler = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
+/// Answers one kind of call within the time that is left to it: bytes in, bytes out; `None` when
+/// it failed half-way. It is dropped when that time is over.
+pub type Handler = Arc<dyn Fn(Bytes, Duration) -> BoxFuture<'static, Option<Bytes>> + Send + Sync>;
 
 type Running = Arc<Mutex<BTreeMap<u64, CancellationToken>>>;
 
@@ -31,23 +34,45 @@ pub async fn serve(
     let cut = jobs.cut.clone();
     let writing = cut.run_until_cancelled_owned(write_frames(sink, inbox));
     spawn.task(Box::pin(writing.map(drop)));
-    while let Some(Ok(bytes)) = frames.next().await {
+    let began = Instant::now();
+    let mut beats = tokio::time::interval(limits::PEER_BEAT_TIME);
+    beats.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut quiet_at = began + limits::PEER_QUIET_TIME;
+    loop {
+        let bytes = tokio::select! {
+            biased;
+            _ = beats.tick() => {
+                // A full outbox: what was told before stands, calls only seem older.
+                let _ = outbox.try_send(encode(&Frame::Beat { at_ms: millis(began.elapsed()) }));
+                continue;
+            }
+            read = tokio::time::timeout_at(quiet_at, frames.next()) => match read {
+                Ok(Some(Ok(bytes))) => bytes,
+                // Gone, or silent for so long that what it sent may be of any age [R54].
+                _ => break,
+            },
+        };
+        quiet_at = Instant::now() + limits::PEER_QUIET_TIME;
         match postcard::from_bytes::<Frame>(&bytes) {
-            Ok(Frame::Call { id, kind, deadline_ms, body }) => {
-                let deadline = Duration::from_millis(u64::from(deadline_ms));
-                let work = match handlers.get(&kind) {
-                    None => Err(Refusal::UnknownKind),
-                    Some(_) if is_full(&jobs.running, class) => Err(Refusal::Overloaded),
-                    Some(handler) => Ok(handler(body)),
+            Ok(Frame::Call { id, kind, deadline_ms, heard_ms, body }) => {
+                let left = left_of(began.elapsed(), heard_ms, deadline_ms);
+                let work = match (handlers.get(&kind), left) {
+                    (None, _) => Err(Refusal::UnknownKind),
+                    (_, None) => {
+                        metrics::counter!("tertulia_peer_calls_late_total").increment(1);
+                        Err(Refusal::Late)
+                    }
+                    (Some(_), _) if is_full(&jobs.running, class) => Err(Refusal::Overloaded),
+                    (Some(handler), Some(left)) => Ok((handler(body, left), left)),
                 };
                 match work {
                     Err(refusal) => {
                         let _ =
                             outbox.send(encode(&Frame::Answer { id, body: Err(refusal) })).await;
                     }
-                    Ok(work) => {
+                    Ok((work, left)) => {
                         let job = jobs.job(id, outbox.clone());
-                        spawn.task(Box::pin(job.run(work, deadline)));
+                        spawn.task(Box::pin(job.run(work, left)));
                     }
                 }
             }
@@ -57,10 +82,24 @@ pub async fn serve(
                     cancel.cancel();
                 }
             }
+            // One's own beat, sent back: the far end is there.
+            Ok(Frame::Beat { .. }) => {}
             // Whoever sends something else does not speak this protocol.
             Ok(Frame::Answer { .. }) | Err(_) => break,
         }
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// What is left to a call that had heard that reading of this end's clock when it left; `None`: it
+/// came too late [R54].
+fn left_of(now: Duration, heard_ms: u64, deadline_ms: u32) -> Option<Duration> {
+    let age = now.saturating_sub(Duration::from_millis(heard_ms));
+    let may = Duration::from_millis(u64::from(deadline_ms)) + limits::CALL_SLACK_TIME;
+    may.checked_sub(age).filter(|left| !left.is_zero())
 }
 
 /// What runs for one connection: cancelled with it, and so is the writing of answers.

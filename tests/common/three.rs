@@ -50,6 +50,7 @@ pub struct Link {
     held: AtomicBool,
     doubled: AtomicBool,
     impostor: AtomicBool,
+    answers_lost: AtomicBool,
     asked: AtomicUsize,
     changed: Notify,
 }
@@ -62,6 +63,7 @@ impl Link {
             held: AtomicBool::new(false),
             doubled: AtomicBool::new(false),
             impostor: AtomicBool::new(false),
+            answers_lost: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
             changed: Notify::new(),
         })
@@ -135,6 +137,9 @@ impl Peer for LinkPeer {
             link.asked.fetch_add(1, Ordering::SeqCst);
             link.changed.notify_waiters();
             link.until(|| !link.held.load(Ordering::SeqCst)).await;
+            if link.answers_lost.swap(false, Ordering::SeqCst) {
+                return Err(CallError::Lost);
+            }
             done
         })
     }
@@ -359,6 +364,11 @@ impl Three {
         self.0.members[from].links[to].held.store(true, Ordering::SeqCst);
     }
 
+    /// The next answer to what one node hands on to another is lost.
+    pub fn lose_answers_between(&self, from: usize, to: usize) {
+        self.0.members[from].links[to].answers_lost.store(true, Ordering::SeqCst);
+    }
+
     pub fn let_go_between(&self, from: usize, to: usize) {
         let link = &self.0.members[from].links[to];
         link.held.store(false, Ordering::SeqCst);
@@ -460,19 +470,19 @@ impl Three {
     /// Waits for messages at a node.
     pub async fn listening_at(&self, node: usize) -> Listening {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.listen(stream, SubscriptionId::QUEUE, Side::Ready).await.unwrap()
+        coordinator.listen(&stream.anew(), SubscriptionId::QUEUE, Side::Ready).await.unwrap()
     }
 
     /// Looks for a message at a node.
     pub async fn find_at(&self, node: usize, id: MessageId) -> Option<Seen> {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.find(stream, SubscriptionId::QUEUE, id, u64::MAX).await.unwrap()
+        coordinator.find(&stream.anew(), SubscriptionId::QUEUE, id, u64::MAX).await.unwrap()
     }
 
     /// Removes a message at a node.
     pub async fn remove_at(&self, node: usize, id: MessageId) -> Settled {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.remove(stream, SubscriptionId::QUEUE, id).await
+        coordinator.remove(&stream.anew(), SubscriptionId::QUEUE, id).await
     }
 
     /// What each node knows of the stream.
@@ -492,7 +502,7 @@ impl Three {
     pub async fn send_at(&self, node: usize, message: Outgoing, all: bool) -> Stored {
         let sender = Sender { id: UserId([1; 16]), name: "alice".into() };
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.store(stream, &sender, vec![message], all).await.remove(0)
+        coordinator.store(&stream.anew(), &sender, vec![message], all).await.remove(0)
     }
 
     pub async fn receive(&self, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, ReceiveError> {
@@ -505,11 +515,31 @@ impl Three {
         max: usize,
         lease_ms: u64,
     ) -> Result<Vec<Delivery>, ReceiveError> {
+        self.receive_as(node, None, max, lease_ms).await
+    }
+
+    /// Receives under a key.
+    pub async fn receive_keyed_at(
+        &self,
+        node: usize,
+        max: usize,
+        lease_ms: u64,
+    ) -> Result<Vec<Delivery>, ReceiveError> {
+        self.receive_as(node, Some(RequesterId([7; 16])), max, lease_ms).await
+    }
+
+    async fn receive_as(
+        &self,
+        node: usize,
+        requester: Option<RequesterId>,
+        max: usize,
+        lease_ms: u64,
+    ) -> Result<Vec<Delivery>, ReceiveError> {
         let Member { coordinator, stream, .. } = &self.0.members[node];
         let wanted = Wanted {
             reader: SubscriptionId::QUEUE,
             holder: "bob".into(),
-            requester: None,
+            requester,
             from_dead: false,
             max,
             bytes_max: 8 << 20,
@@ -517,7 +547,7 @@ impl Three {
             in_flight_max: 120_000,
             retention_ms: u64::MAX,
         };
-        let granted = coordinator.try_receive(stream, &wanted).await?;
+        let granted = coordinator.try_receive(&stream.anew(), &wanted).await?;
         Ok(granted.hand_over())
     }
 
@@ -530,7 +560,7 @@ impl Three {
     ) -> Vec<Delivery> {
         let Member { coordinator, stream, .. } = &self.0.members[0];
         let listening =
-            coordinator.listen(stream, SubscriptionId::QUEUE, Side::Ready).await.unwrap();
+            coordinator.listen(&stream.anew(), SubscriptionId::QUEUE, Side::Ready).await.unwrap();
         let wait = async {
             loop {
                 let news = listening.bell().notified();
@@ -552,7 +582,7 @@ impl Three {
 
     pub async fn settle_at(&self, node: usize, item: SettleItem, late: bool) -> Settled {
         let Member { coordinator, stream, .. } = &self.0.members[node];
-        coordinator.settle(stream, SubscriptionId::QUEUE, vec![item], late).await[0]
+        coordinator.settle(&stream.anew(), SubscriptionId::QUEUE, vec![item], late).await[0]
     }
 
     /// Messages present at one replica.

@@ -277,6 +277,9 @@ impl Stream {
         }
         let last = self.attempt(op.reader, dot);
         let floor = self.readers.get(&op.reader).map_or(0, |reader| reader.floor);
+        if self.is_withdrawn(op.reader, op.requester) {
+            return LeaseVote::LowBallot { above: op.counter };
+        }
         let same = last.is_some_and(|a| a.requester == op.requester && a.counter == op.counter);
         let standing = self.standing(op.reader, place, now_ms);
         let fits = match (op.purpose, standing) {
@@ -413,9 +416,6 @@ impl Stream {
         now_ms: u64,
     ) -> Vec<Attempt> {
         let Some(reader) = self.readers.get(&id) else { return Vec::new() };
-        if !reader.grants.contains_key(&requester) {
-            return Vec::new();
-        }
         let held = reader.attempts.values().map(|live| live.attempt);
         held.filter(|a| a.requester == requester && a.is_held(now_ms)).collect()
     }

@@ -6,11 +6,15 @@
 use super::Stream;
 use super::reader::{OpenGrant, Reader};
 use crate::base::ids::{RequesterId, SubscriptionId};
+use crate::base::limits::{OPERATION_TIME, WITHDRAWN_MAX};
 use crate::base::rules::{Rule, rule_on};
 use crate::crdt::dot::Dot;
 use crate::protocol::lease::{Attempt, Hold};
-use crate::protocol::op::Change;
+use crate::protocol::op::{Change, Refusal};
 use std::collections::BTreeSet;
+
+/// How long a withdrawn request is remembered: longer than anything of it can be on its way [R54].
+const REMEMBERED_MS: u64 = 2 * OPERATION_TIME.as_secs() * 1_000;
 
 impl Stream {
     /// Grants from before a time that were not checked yet.
@@ -86,6 +90,36 @@ impl Stream {
             self.give_back(id, attempt, now_ms, &mut changes);
         }
         changes
+    }
+
+    /// Undoes all grants of a request that nobody waits for any more, as if they had never been,
+    /// and grants it nothing more [R25].
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`] when too many are remembered.
+    pub fn withdraw_request(
+        &mut self,
+        id: SubscriptionId,
+        requester: RequesterId,
+        now_ms: u64,
+    ) -> Result<Vec<Change>, Refusal> {
+        let Some(reader) = self.readers.get_mut(&id) else { return Ok(Vec::new()) };
+        reader.withdrawn.retain(|_, until_ms| *until_ms > now_ms);
+        if reader.withdrawn.len() >= WITHDRAWN_MAX {
+            return Err(Refusal::Overloaded);
+        }
+        reader.withdrawn.insert(requester, now_ms.saturating_add(REMEMBERED_MS));
+        for live in reader.attempts.values_mut() {
+            let attempt = &mut live.attempt;
+            if attempt.requester == requester && attempt.is_held(now_ms) {
+                attempt.receive_count = attempt.receive_count.saturating_sub(1);
+            }
+        }
+        Ok(self.drop_grant(id, requester, now_ms))
+    }
+
+    pub(super) fn is_withdrawn(&self, id: SubscriptionId, requester: RequesterId) -> bool {
+        self.readers.get(&id).is_some_and(|reader| reader.withdrawn.contains_key(&requester))
     }
 
     fn give_back(

@@ -106,6 +106,10 @@ pub(super) struct Reader {
     pub(super) window: Window,
     /// Settled by a purge whose rows are still being removed.
     pub(super) purged: DotSet,
+    /// Requests that get nothing more, until then on the service clock in ms: what is still on its
+    /// way for them dies before [R54]. In memory only: a restart breaks the connections, and with
+    /// them dies what is on its way.
+    pub(super) withdrawn: BTreeMap<RequesterId, u64>,
 }
 
 impl Reader {
@@ -130,6 +134,7 @@ impl Reader {
             out: BTreeMap::new(),
             window: Window::default(),
             purged: DotSet::new(),
+            withdrawn: BTreeMap::new(),
         }
     }
 
