@@ -168,7 +168,7 @@ async fn r6_what_was_decided_and_let_go_is_on_the_disk_before_the_disk_is_asked(
         purpose: Purpose::Deliver,
         counter: 0,
         duration_ms: 60_000,
-        dots: vec![LeaseDot { place, envelope: None, age_ms: 0 }],
+        dots: vec![LeaseDot { place, envelope: None, age_ms: 0, content_mac: None }],
         failures: Vec::new(),
     };
     let cell = replica.cell(stream.generation).await.unwrap();

@@ -104,6 +104,8 @@ pub struct LeaseDot {
     pub envelope: Option<Arc<Envelope>>,
     /// How long it was at the asker's replica, in ms.
     pub age_ms: u64,
+    /// Of a keyed message: which of the contents that may stand under its name [R11].
+    pub content_mac: Option<[u8; 32]>,
 }
 
 /// Settle, extend or release messages under a lease.
@@ -356,6 +358,8 @@ pub enum LeaseVote {
         /// How often.
         failures: u32,
     },
+    /// Another content stands here under that name [R11]: the lease is not about it.
+    OtherContent,
 }
 
 /// A replica's verdict on one item of a settlement.

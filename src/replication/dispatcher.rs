@@ -12,6 +12,7 @@ use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
 use crate::base::limits;
 use crate::base::seams::blocking;
+use crate::crdt::dot::Dot;
 use crate::message::envelope::{Content, Header, Reason};
 use crate::protocol::lease::Death;
 use crate::protocol::op::{
@@ -342,7 +343,12 @@ impl Coordinator {
         let cell = opened.picked.cell.clone();
         let now_ms = replica.service().now_ms();
         let age_ms = |m: &OpenMessage| now_ms.saturating_sub(m.kept.received_ms);
-        let bare = |m: &OpenMessage| LeaseDot { place: m.place, envelope: None, age_ms: age_ms(m) };
+        let dot = |m: &OpenMessage, envelope| LeaseDot {
+            place: m.place,
+            envelope,
+            age_ms: age_ms(m),
+            content_mac: content_of(&m.kept.envelope.header),
+        };
         let mut op = LeaseOp {
             header: stream.header(),
             reader,
@@ -354,7 +360,7 @@ impl Coordinator {
             },
             counter: 0,
             duration_ms,
-            dots: opened.messages.iter().map(bare).collect(),
+            dots: opened.messages.iter().map(|m| dot(m, None)).collect(),
             failures: Vec::new(),
         };
         let (ticket, votes) = replica.lease(&cell, &mut op).map_err(ReceiveError::Refused)?;
@@ -377,15 +383,7 @@ impl Coordinator {
             detail: None,
         };
         let with_payload = LeaseOp {
-            dots: opened
-                .messages
-                .iter()
-                .map(|m| LeaseDot {
-                    place: m.place,
-                    envelope: Some(m.kept.envelope.clone()),
-                    age_ms: age_ms(m),
-                })
-                .collect(),
+            dots: opened.messages.iter().map(|m| dot(m, Some(m.kept.envelope.clone()))).collect(),
             ..op.clone()
         };
         let deliveries = opened.messages.drain(..).map(deliver).collect();
@@ -431,6 +429,10 @@ impl Coordinator {
                         }
                         match vote {
                             LeaseVote::LowBallot { above } => highest = highest.max(*above),
+                            // It is compared soon, whether it has changed or not [F1].
+                            LeaseVote::OtherContent => {
+                                self.parts.replica.unrepaired().note(asked.generation);
+                            }
                             LeaseVote::Exhausted { failures } => {
                                 exhausted.push((granted.deliveries[i].lease.place.1, *failures));
                             }
@@ -438,9 +440,13 @@ impl Coordinator {
                         }
                     }
                 }
-                _ => tallies.iter_mut().for_each(|tally| tally.lost(node)),
+                _ => {
+                    answers.lost(node);
+                    tallies.iter_mut().for_each(|tally| tally.lost(node));
+                }
             }
-            tallies.iter().all(|tally| tally.outcome().is_some())
+            // Refusals by few are certain early; whether a majority answers is asked too.
+            answers.outcome().is_some() && tallies.iter().all(|tally| tally.outcome().is_some())
         })
         .await;
         let (mut won, mut lost) = (Vec::new(), Vec::new());
@@ -469,6 +475,11 @@ impl Coordinator {
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }
+}
+
+/// What a lease says of its content: keyed messages alone may have several.
+fn content_of(header: &Header) -> Option<[u8; 32]> {
+    matches!(header.dot, Dot::Keyed(_)).then_some(header.content_mac)
 }
 
 /// When and why the dead died that were leased.

@@ -6,7 +6,7 @@ use super::peers::CallError;
 use super::replica::StoreFailed;
 use super::rows::ROW_BYTES;
 use crate::base::hlc::Hlc;
-use crate::base::ids::{SubscriptionId, UserId};
+use crate::base::ids::{NodeId, SubscriptionId, UserId};
 use crate::crdt::dot::Dot;
 use crate::message::envelope::{Content, Envelope, GroupHash, Header};
 use crate::protocol::op::{Answer, Outcome, Refusal, Reply, Request, StoreVote};
@@ -87,11 +87,34 @@ struct Sent {
     matched: usize,
     is_duplicate: bool,
     tally: Tally,
+    /// Who knows another content under its name [F1].
+    clash: Tally,
     refusal: Refusal,
 }
 
 impl Sent {
+    fn refuse(&mut self, node: NodeId, why: Refusal) {
+        self.refusal = why;
+        self.tally.no(node);
+        self.clash.no(node);
+    }
+
+    fn lost(&mut self, node: NodeId) {
+        self.tally.lost(node);
+        self.clash.lost(node);
+    }
+
+    /// Whether nothing that comes can change the outcome. What a majority knows under another
+    /// content is never stored under this one, whatever the others say [F1].
+    fn is_certain(&self) -> bool {
+        let is_done = self.tally.reached() || self.clash.reached();
+        is_done || (self.tally.outcome().is_some() && self.clash.outcome().is_some())
+    }
+
     fn outcome(self) -> Stored {
+        if self.clash.reached() {
+            return Stored::NotStored(Refusal::OtherContent);
+        }
         match self.tally.outcome() {
             Some(Outcome::Done) => Stored::Done {
                 id: self.id,
@@ -251,6 +274,7 @@ impl Coordinator {
             matched: envelope.header.matched.len(),
             is_duplicate: vote == StoreVote::Known,
             tally: Tally::new(stream.view.clone()),
+            clash: Tally::new(stream.view.clone()),
             refusal: Refusal::OtherContent,
         };
         let mut sent: Vec<Sent> = op.envelopes.iter().zip(own).map(new).collect();
@@ -258,24 +282,27 @@ impl Coordinator {
             for (i, sent) in sent.iter_mut().enumerate() {
                 match &answer {
                     Ok(Answer::Stored(votes)) => match votes.get(i) {
-                        Some(StoreVote::Stored | StoreVote::Known) => sent.tally.yes(node),
-                        Some(StoreVote::OtherContent) => sent.tally.no(node),
-                        None => sent.tally.lost(node),
+                        Some(StoreVote::Stored | StoreVote::Known) => {
+                            sent.tally.yes(node);
+                            sent.clash.no(node);
+                        }
+                        Some(StoreVote::OtherContent) => {
+                            sent.tally.no(node);
+                            sent.clash.yes(node);
+                        }
+                        None => sent.lost(node),
                     },
                     Ok(Answer::Refused(why)) => {
-                        sent.refusal = *why;
-                        sent.tally.no(node);
+                        sent.refuse(node, *why);
                     }
                     Err(CallError::NotAsked) => {
-                        sent.refusal = Refusal::Overloaded;
-                        sent.tally.no(node);
+                        sent.refuse(node, Refusal::Overloaded);
                     }
-                    Ok(_) | Err(CallError::Lost) => sent.tally.lost(node),
+                    Ok(_) | Err(CallError::Lost) => sent.lost(node),
                 }
             }
-            let is_certain = |sent: &Sent| {
-                sent.tally.outcome().is_some() && (!all_copies || sent.tally.complete())
-            };
+            let is_certain =
+                |sent: &Sent| sent.is_certain() && (!all_copies || sent.tally.complete());
             sent.iter().all(is_certain)
         });
         if all_copies {

@@ -16,7 +16,7 @@ use crate::protocol::op::{
     Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, Request, SettleAction, SettleItem,
 };
 use crate::protocol::quorum::Tally;
-use crate::protocol::stream::Place;
+use crate::protocol::stream::{Place, Stream};
 use crate::store::WriteClass;
 use std::sync::Arc;
 
@@ -150,12 +150,12 @@ impl Coordinator {
         let replica = &self.parts.replica;
         let cell = replica.cell(stream.generation).await?;
         let now_ms = replica.service().now_ms();
-        let (counter, failures) = cell.decide(|state| {
+        let (counter, failures, dots) = cell.decide(|state| {
             let failures = |place: &Place| state.failures(reader, place.1, now_ms);
-            (state.next_counter(reader), places.iter().map(failures).collect())
+            let dots = places.iter().map(|place| bare(state, *place)).collect();
+            (state.next_counter(reader), places.iter().map(failures).collect(), dots)
         });
         let requester = RequesterId::random(&*self.parts.rng);
-        let dot = |place: &Place| LeaseDot { place: *place, envelope: None, age_ms: 0 };
         let op = LeaseOp {
             header: stream.header(),
             reader,
@@ -164,7 +164,7 @@ impl Coordinator {
             purpose,
             counter,
             duration_ms: HOLD_MS,
-            dots: places.iter().map(dot).collect(),
+            dots,
             failures,
         };
         let mut tallies: Vec<Tally> =
@@ -256,4 +256,10 @@ impl Coordinator {
         let now_ms = self.parts.replica.service().now_ms();
         Ok(kept.is_some_and(|kept| kept.ends_ms(retention_ms) <= now_ms))
     }
+}
+
+/// A message to be leased, without its payload.
+fn bare(state: &Stream, place: Place) -> LeaseDot {
+    let content_mac = state.content_mac(place.1);
+    LeaseDot { place, envelope: None, age_ms: 0, content_mac }
 }

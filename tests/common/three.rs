@@ -445,7 +445,7 @@ impl Three {
             purpose: Purpose::Deliver,
             counter: 1,
             duration_ms,
-            dots: vec![LeaseDot { place, envelope: None, age_ms: 0 }],
+            dots: vec![LeaseDot { place, envelope: None, age_ms: 0, content_mac: None }],
             failures: Vec::new(),
         };
         match replica.handle(&Request::Lease(op)).await.unwrap().answer {

@@ -76,6 +76,13 @@ impl Stream {
         buckets
     }
 
+    /// Which content stands under the name of a keyed message.
+    #[must_use]
+    pub fn content_mac(&self, dot: Dot) -> Option<[u8; 32]> {
+        let Dot::Keyed(id) = dot else { return None };
+        self.identities.get(id).map(|identity| identity.content_mac)
+    }
+
     /// Up to `max` keyed messages of a bucket after one, rising.
     #[must_use]
     pub fn keyed_facts(

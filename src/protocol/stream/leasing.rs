@@ -8,7 +8,7 @@ use crate::crdt::dot::Dot;
 use crate::invariant;
 use crate::message::envelope::{DeathReason, Kept};
 use crate::protocol::lease::{Attempt, Death, GrantRow, Hold, judge_lease};
-use crate::protocol::op::{Change, Closes, LeaseOp, LeaseVote, Purpose, Refusal};
+use crate::protocol::op::{Change, Closes, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal};
 
 /// How long a replica holds a lease of this duration: 2.5 % longer than its holder believes, so
 /// that two clocks each 1 % off never let a second holder in [R20, R22].
@@ -223,7 +223,10 @@ impl Stream {
             }
             let place = self.own_place(wanted.place);
             let told = op.failures.get(i).copied().unwrap_or(0);
-            let vote = self.judge(place, op, told, now_ms);
+            let vote = match self.judge_content(wanted) {
+                Some(vote) => vote,
+                None => self.judge(place, op, told, now_ms),
+            };
             if let LeaseVote::Granted { receive_count, failure_count } = vote {
                 let counts = (receive_count, failure_count);
                 granted.push(self.attempt_of(place, op, counts, now_ms, wall_ms));
@@ -267,6 +270,21 @@ impl Stream {
             death,
             redrives: last.map_or(0, |last| last.redrives),
         }
+    }
+
+    /// A vote is about a content, not about a name alone: the refusal where another one stands here
+    /// [R11]. One that was sent when the other's window was over may come with its payload.
+    fn judge_content(&self, wanted: &LeaseDot) -> Option<LeaseVote> {
+        let (place, content_mac) = (wanted.place, wanted.content_mac?);
+        let Dot::Keyed(id) = place.1 else { return None };
+        if self.content_mac(place.1)? == content_mac {
+            return None;
+        }
+        let is_asked_again = wanted.envelope.is_some();
+        Some(match !is_asked_again && self.may_take(id, place.0) {
+            true => LeaseVote::NeedsPayload,
+            false => LeaseVote::OtherContent,
+        })
     }
 
     fn judge(&self, place: Place, op: &LeaseOp, told: u32, now_ms: u64) -> LeaseVote {

@@ -161,7 +161,7 @@ fn r27_a_replica_without_the_payload_asks_for_it() {
         purpose: Purpose::Deliver,
         counter: 1,
         duration_ms: 1_000,
-        dots: vec![LeaseDot { place, envelope: None, age_ms: 0 }],
+        dots: vec![LeaseDot { place, envelope: None, age_ms: 0, content_mac: None }],
         failures: Vec::new(),
     };
     assert_eq!(bench.stream.lease(&op, 0, 0).unwrap().0, [LeaseVote::NeedsPayload]);

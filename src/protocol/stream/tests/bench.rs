@@ -230,8 +230,10 @@ impl Bench {
     ) -> Vec<SettleItem> {
         self.requests = self.requests.wrapping_add(1);
         let requester = RequesterId([self.requests; 16]);
-        let dots =
-            places.into_iter().map(|place| LeaseDot { place, envelope: None, age_ms: 0 }).collect();
+        let dots = places
+            .into_iter()
+            .map(|place| LeaseDot { place, envelope: None, age_ms: 0, content_mac: None })
+            .collect();
         let counter = self.stream.next_counter(reader);
         let op = LeaseOp {
             header: header(1),

@@ -142,7 +142,12 @@ fn who_missed_a_failure_learns_of_it_and_buries_the_message() {
         purpose,
         counter,
         duration_ms: 1_000,
-        dots: vec![LeaseDot { place: (head(dot, 1).hlc, dot), envelope: None, age_ms: 0 }],
+        dots: vec![LeaseDot {
+            place: (head(dot, 1).hlc, dot),
+            envelope: None,
+            age_ms: 0,
+            content_mac: None,
+        }],
         failures,
     };
     let (votes, _) = a.stream.lease(&ask(Purpose::Deliver, 5, vec![]), 2_000, 0).unwrap();

@@ -148,6 +148,7 @@ impl Cluster {
         let counter = self.replicas[at].stream.next_counter(Q);
         let kept = self.kept(at, place);
         let age_ms = kept.as_ref().map_or(0, |kept| self.now_ms - kept.received_ms);
+        let content_mac = self.replicas[at].stream.content_mac(place.1);
         let payload = kept.map(|kept| kept.envelope);
         let failures = self.replicas[at].stream.failures(Q, place.1, self.now_ms);
         let (mut votes, mut counts) = (0, (0, 0));
@@ -161,7 +162,7 @@ impl Cluster {
                 purpose,
                 counter,
                 duration_ms: LEASE_MS,
-                dots: vec![LeaseDot { place, envelope, age_ms }],
+                dots: vec![LeaseDot { place, envelope, age_ms, content_mac }],
                 failures: vec![failures],
             };
             let mut answer = self.lease_at(n, &ask(None));

@@ -65,7 +65,7 @@ impl Cluster {
             purpose: Purpose::Deliver,
             counter,
             duration_ms: LEASE_MS,
-            dots: vec![LeaseDot { place, envelope: None, age_ms: 0 }],
+            dots: vec![LeaseDot { place, envelope: None, content_mac: None, age_ms: 0 }],
             failures: vec![0],
         };
         let vote = self.lease_at(n, &op);
