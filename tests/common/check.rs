@@ -139,6 +139,9 @@ pub enum Op {
     Purge,
     /// Of a whole queue: from when nothing more went wrong until it was empty.
     Drain,
+    /// A receive that settles what it gives (`auto_ack`), of one message at most; which one nobody
+    /// knows when its answer is lost.
+    Take,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -173,7 +176,7 @@ pub fn read(text: &str) -> Result<Vec<Event>, String> {
             Op::Send => Some(Event::Sending { body: body.clone() }),
             Op::Ack => Some(Event::Acking { body: body.clone() }),
             Op::Receive => None,
-            Op::Extend | Op::Release | Op::Purge | Op::Drain => continue,
+            Op::Extend | Op::Release | Op::Purge | Op::Drain | Op::Take => continue,
         };
         seen.extend(begins.map(|event| (invoked_ns, Moment::Begins, event)));
         let ends = match (op, outcome, fence) {

@@ -17,6 +17,7 @@ mod disk;
 mod faults;
 mod net;
 mod rng;
+mod sometimes;
 mod spawn;
 mod workload;
 
@@ -33,8 +34,6 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use workload::{DRAIN, Shared};
 
-/// Copies of whose loss nothing may come: until rolled-back nodes are found out, no disk is lost.
-const REPLICAS: usize = 1;
 /// When the faults end.
 const FAULTS_MS: u64 = 30_000;
 const LATENCY_MAX_MS: u64 = 12;
@@ -61,6 +60,8 @@ struct Report {
     duplicated: usize,
     holds: usize,
     faults: BTreeMap<String, u64>,
+    /// What a night has to see now and then, and how often it was seen.
+    sometimes: BTreeMap<String, u64>,
 }
 
 /// What panicked in the product or here; a panic in a task would otherwise go unseen.
@@ -160,6 +161,7 @@ fn run(seed: u64, schedule: &Schedule) -> Report {
         duplicated,
         holds,
         faults: faults::count(schedule),
+        sometimes: sometimes::points(&history, &shared.seen.borrow()),
     }
 }
 
@@ -173,7 +175,7 @@ fn one_seed() {
     let Some(seed) = number("SIM_SEED") else { return };
     let schedule = match std::env::var("SIM_SCHEDULE") {
         Ok(path) => serde_json::from_str(&std::fs::read_to_string(path).unwrap()).unwrap(),
-        Err(_) => faults::draw(seed, nodes(seed), REPLICAS, FAULTS_MS),
+        Err(_) => faults::draw(seed, nodes(seed), FAULTS_MS),
     };
     if number("SIM_QUIET").is_none() {
         println!("{}", serde_json::to_string(&schedule).unwrap());
@@ -260,7 +262,7 @@ fn seeds() {
     let reports = reports.into_inner().unwrap();
     let sum = |of: fn(&Report) -> u64| reports.iter().map(of).sum::<u64>();
     let mut kinds: BTreeMap<String, u64> =
-        faults::kinds(REPLICAS).iter().map(|kind| ((*kind).to_owned(), 0)).collect();
+        faults::kinds(3).into_iter().map(|kind| (kind.to_owned(), 0)).collect();
     for (kind, times) in reports.iter().flat_map(|report| &report.faults) {
         *kinds.entry(kind.clone()).or_default() += times;
     }
@@ -284,6 +286,13 @@ fn seeds() {
         sum(|r| r.holds as u64),
     );
     println!("  faults: {kinds:?}");
+    let mut points = sometimes::none();
+    for (point, times) in reports.iter().flat_map(|report| &report.sometimes) {
+        *points.entry(point.clone()).or_default() += times;
+    }
+    for (point, times) in &points {
+        println!("  {times:>8} {point}");
+    }
     let failed: Vec<_> = reports.iter().filter(|report| !report.wrong.is_empty()).collect();
     for report in &failed {
         println!("seed {}: {:#?}", report.seed, report.wrong);
@@ -298,6 +307,7 @@ fn seeds() {
     let counted = [sum(|r| r.holds as u64), sum(|r| r.recovered as u64), simulated];
     assert!(count < SEEDS || counted.iter().all(|count| *count > 0), "{counted:?}");
     assert!(count < SEEDS || kinds.values().all(|times| *times > 0), "{kinds:?}");
+    assert!(count < SEEDS || points.values().all(|times| *times > 0), "{points:?}");
 }
 
 /// A run is its seed: twice the same is the same, line by line, and another is another.
@@ -336,7 +346,7 @@ fn shrink() {
         println!("{} faults: {}", schedule.len(), report.wrong.len());
         !report.wrong.is_empty()
     };
-    let all = faults::draw(seed, nodes(seed), REPLICAS, FAULTS_MS);
+    let all = faults::draw(seed, nodes(seed), FAULTS_MS);
     assert!(fails(&all), "seed {seed} does not fail");
     let left = faults::shrink(all, fails);
     println!("seed {seed} fails with these:\n{}", serde_json::to_string_pretty(&left).unwrap());

@@ -4,6 +4,7 @@
 use crate::clock::sim_now;
 use crate::common::check::{Line, Op, Outcome};
 use crate::common::fault_disk::Xorshift;
+use crate::sometimes;
 use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{SendRequest, handshake};
@@ -11,6 +12,7 @@ use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
 use serde_json::{Value, json};
 use std::cell::{Cell, RefCell};
+use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +24,9 @@ pub const HTTP_PORT: u16 = 7420;
 const PASSWORD: &str = "correct horse battery";
 /// The longest a client waits for an answer, beside what it asked to wait.
 const PATIENCE: Duration = Duration::from_secs(3);
-const QUEUES: [&str; 2] = ["jobs", "turns"];
+const QUEUES: [&str; 3] = ["jobs", "turns", ONCE];
+/// Whose receives settle what they give.
+const ONCE: &str = "once";
 const CLIENTS: u64 = 8;
 /// For how long queues may take to run empty after the last fault.
 pub const DRAIN: Duration = Duration::from_secs(60);
@@ -46,9 +50,15 @@ pub struct Shared {
     pub token: RefCell<String>,
     /// Keyed sends: queue, key, body.
     pub keyed: RefCell<Vec<(&'static str, String, String)>>,
+    /// What was seen now and then, and how often.
+    pub seen: RefCell<BTreeMap<&'static str, u64>>,
 }
 
 impl Shared {
+    fn saw(&self, point: &'static str, times: u64) {
+        *self.seen.borrow_mut().entry(point).or_default() += times;
+    }
+
     pub fn note(&self, now: Duration, what: &str) {
         let line = format!("{:>6}.{:03} {what}", now.as_millis(), now.subsec_micros() % 1_000);
         if self.live {
@@ -97,6 +107,8 @@ pub struct Client {
     shared: Rc<Shared>,
     process: u64,
     nodes: usize,
+    /// Where its connection leads.
+    at: u64,
     is_setting_up: bool,
     dice: Xorshift,
     connection: Option<SendRequest<Full<Bytes>>>,
@@ -108,6 +120,7 @@ struct Taken {
     body: String,
     receipt: String,
     fence: i64,
+    at: u64,
 }
 
 impl Client {
@@ -118,6 +131,7 @@ impl Client {
             shared: shared.clone(),
             process,
             nodes,
+            at: 0,
             is_setting_up: false,
             dice,
             connection,
@@ -131,6 +145,7 @@ impl Client {
         }
         // Records are decided at the first node.
         let at = if self.is_setting_up { 0 } else { self.dice.below(self.nodes as u64) };
+        self.at = at;
         let node = format!("n{at}");
         let tcp = TcpStream::connect((node.as_str(), HTTP_PORT));
         let tcp = tokio::time::timeout(Duration::from_secs(1), tcp).await.ok()?.ok()?;
@@ -224,7 +239,7 @@ impl Client {
         (self.is_setting_up, self.connection) = (true, None);
         let few = json!({ "max_failures": 3, "lease_seconds": 5 });
         let turns = json!({ "max_failures": 3, "lease_seconds": 5, "ordering": "group" });
-        for (queue, config) in QUEUES.iter().zip([few, turns]) {
+        for (queue, config) in QUEUES.iter().zip([few.clone(), turns, few]) {
             let path = format!("/queues/{queue}");
             while !matches!(
                 self.call(Method::PUT, &path, None, Some(config.clone()), 0).await,
@@ -322,15 +337,20 @@ impl Client {
         let message = json!({ "messages": [{ "body": body }] });
         let reply = self.call(Method::POST, &path, Some(&key), Some(message), 0).await;
         let outcomes = outcomes(&reply, 1);
+        if matches!(&reply, Reply::Answer(201, a) if a["results"][0]["status"] == "duplicate") {
+            self.shared.saw(sometimes::KEYED_REPEAT, 1);
+        }
         self.enter(vec![line], &outcomes);
     }
 
     async fn receive(&mut self, queue: &'static str, max: u64, lease_s: u64) -> Vec<Taken> {
         let wait_s = self.dice.below(3);
+        let mut is_dead = false;
         let mut wish =
             json!({ "max_messages": max, "lease_seconds": lease_s, "wait_seconds": wait_s });
         if self.dice.below(12) == 0 {
             wish["from"] = json!("dead");
+            is_dead = true;
         }
         let began = now_ns();
         let path = format!("/queues/{queue}/leases");
@@ -346,7 +366,8 @@ impl Client {
             (line.fence, line.id, line.lease_ms) =
                 (Some(fence), Some(text("id")), Some(lease_s * 1_000));
             self.shared.history.borrow_mut().push(line);
-            taken.push(Taken { queue, body, receipt: text("receipt"), fence });
+            self.shared.saw(sometimes::BURIED, u64::from(is_dead));
+            taken.push(Taken { queue, body, receipt: text("receipt"), fence, at: self.at });
         }
         taken
     }
@@ -369,7 +390,37 @@ impl Client {
             _ => self.call(Method::DELETE, &lease, None, None, 0).await,
         };
         let settled = reply.settled();
+        let is_elsewhere = op == Op::Ack && settled == Outcome::Done && self.at != taken.at;
+        self.shared.saw(sometimes::ELSEWHERE, u64::from(is_elsewhere));
         self.enter(vec![line], &[settled]);
+    }
+
+    /// One message that its receive settles: of several some may be left out unseen [F12].
+    async fn take(&mut self, queue: &'static str) {
+        let wait_s = self.dice.below(3);
+        let wish = json!({ "max_messages": 1, "auto_ack": true, "wait_seconds": wait_s });
+        let mut line = self.line(Op::Take, queue, "");
+        let path = format!("/queues/{queue}/leases");
+        match self.call(Method::POST, &path, None, Some(wish), wait_s).await {
+            Reply::Answer(200, answer) => {
+                let Some(message) = answer["messages"].as_array().unwrap().first() else { return };
+                line.message = message["body"].as_str().unwrap().to_owned();
+                line.id = message["id"].as_str().map(str::to_owned);
+                line.fence = message["fence"].as_i64();
+                self.enter(vec![line], &[Outcome::Delivered]);
+            }
+            Reply::Answer(503, problem) if problem["outcome"] == "not_stored" => {}
+            Reply::Answer(400..500, _) | Reply::NotSent => {}
+            _ => self.enter(vec![line], &[Outcome::Unknown]),
+        }
+    }
+
+    async fn browse(&mut self, queue: &'static str) {
+        let path = format!("/queues/{queue}/messages");
+        let reply = self.call(Method::GET, &path, None, None, 0).await;
+        let Reply::Answer(200, page) = reply else { return };
+        let shown = page["items"].as_array().map_or(0, Vec::len);
+        self.shared.saw(sometimes::BROWSED, shown as u64);
     }
 
     async fn work(&mut self, queue: &'static str) {
@@ -403,23 +454,33 @@ impl Client {
         let line = self.line(Op::Purge, queue, "");
         let path = format!("/queues/{queue}/messages");
         let reply = self.call(Method::DELETE, &path, None, None, 0).await;
+        if let Reply::Answer(200, answer) = &reply {
+            let count = answer["purged_count"].as_u64().unwrap();
+            self.shared.saw(sometimes::PURGED, u64::from(count > 0));
+        }
         self.enter(vec![line], &[reply.settled()]);
     }
 
     async fn redrive(&mut self, queue: &'static str) {
         let wish = json!({ "max_messages": 100 });
         let path = format!("/queues/{queue}/redrives");
-        self.call(Method::POST, &path, None, Some(wish), 0).await;
+        let reply = self.call(Method::POST, &path, None, Some(wish), 0).await;
+        if let Reply::Answer(200, answer) = reply {
+            let count = answer["moved_count"].as_u64().unwrap();
+            self.shared.saw(sometimes::REDRIVEN, u64::from(count > 0));
+        }
     }
 
     async fn run(&mut self) {
         while !self.shared.healed.get() {
             self.log_in().await;
-            let queue = QUEUES[self.dice.below(2) as usize];
+            let queue = QUEUES[self.dice.below(9) as usize * 3 / 10];
             match self.dice.below(60) {
                 0..14 => self.send(queue).await,
                 14..24 => self.send_keyed(queue).await,
-                24..57 => self.work(queue).await,
+                24..56 if queue == ONCE => self.take(queue).await,
+                24..56 => self.work(queue).await,
+                56 => self.browse(queue).await,
                 57..59 => self.redrive(queue).await,
                 _ if self.dice.below(4) == 0 => self.purge(queue).await,
                 _ => {}

@@ -33,6 +33,8 @@ pub struct Findings {
     pub held_twice: BTreeSet<String>,
     /// Delivered by a receive that began after a purge was answered which took it.
     pub back_after_purge: BTreeSet<String>,
+    /// `auto_ack` gives a message at most once.
+    pub taken_twice: BTreeSet<String>,
     /// C-CONS: acknowledged to its sender, and nobody can say what became of it.
     pub unaccounted: BTreeSet<String>,
     /// C-DRAIN: a queue with messages that did not run empty in time.
@@ -66,6 +68,7 @@ impl Findings {
             ("fence_fell", &self.fence_fell),
             ("held_twice", &self.held_twice),
             ("back_after_purge", &self.back_after_purge),
+            ("taken_twice", &self.taken_twice),
             ("unaccounted", &self.unaccounted),
             ("not_drained", &self.not_drained),
         ];
@@ -79,6 +82,7 @@ struct Story<'a> {
     sends: Vec<&'a Line>,
     receives: Vec<&'a Line>,
     acks: Vec<&'a Line>,
+    takes: Vec<&'a Line>,
     /// What ends or moves a lease: acks, releases, extensions.
     settles: Vec<&'a Line>,
 }
@@ -92,11 +96,16 @@ pub fn judge(lines: &[Line], terms: Terms) -> Findings {
     let mut stories: BTreeMap<(&str, &str), Story<'_>> = BTreeMap::new();
     let mut purges: BTreeMap<&str, Vec<&Line>> = BTreeMap::new();
     let mut findings = Findings::default();
+    // Takes whose answer was lost: each may have had one message.
+    let mut unseen: BTreeMap<&str, usize> = BTreeMap::new();
     let (mut used, mut drained) = (BTreeSet::new(), BTreeSet::new());
     for line in lines {
         let queue = line.queue.as_deref().unwrap_or_default();
         match line.op {
             Op::Purge => purges.entry(queue).or_default().push(line),
+            Op::Take if line.outcome == Outcome::Unknown => {
+                *unseen.entry(queue).or_default() += 1;
+            }
             Op::Drain => {
                 let took = ended(line).saturating_sub(line.invoked_ns);
                 if line.outcome == Outcome::Done && took <= terms.drain_ns {
@@ -108,6 +117,10 @@ pub fn judge(lines: &[Line], terms: Terms) -> Findings {
                 match line.op {
                     Op::Send => story.sends.push(line),
                     Op::Receive => story.receives.push(line),
+                    Op::Take => {
+                        story.receives.push(line);
+                        story.takes.push(line);
+                    }
                     Op::Ack => {
                         story.acks.push(line);
                         story.settles.push(line);
@@ -122,13 +135,21 @@ pub fn judge(lines: &[Line], terms: Terms) -> Findings {
             used.insert(*queue);
         }
         let none = Vec::new();
-        tell(&mut findings, body, story, purges.get(queue).unwrap_or(&none), terms);
+        let unseen = unseen.entry(queue).or_default();
+        tell(&mut findings, body, story, purges.get(queue).unwrap_or(&none), unseen, terms);
     }
     findings.not_drained = used.difference(&drained).map(|queue| (*queue).to_owned()).collect();
     findings
 }
 
-fn tell(findings: &mut Findings, body: &str, story: &Story<'_>, purges: &[&Line], terms: Terms) {
+fn tell(
+    findings: &mut Findings,
+    body: &str,
+    story: &Story<'_>,
+    purges: &[&Line],
+    unseen: &mut usize,
+    terms: Terms,
+) {
     let note = |set: &mut BTreeSet<String>, wrong: bool| {
         if wrong {
             set.insert(body.to_owned());
@@ -140,11 +161,17 @@ fn tell(findings: &mut Findings, body: &str, story: &Story<'_>, purges: &[&Line]
     let began = story.sends.iter().map(|send| send.invoked_ns).min();
     let purged = purges.iter().any(|purge| began.is_some_and(|began| began < ended(purge)));
     let mortal = story.sends.iter().any(|send| send.ttl_ms.is_some());
-    note(&mut findings.lost, stored && !came && !purged && !mortal);
+    let settled = !story.takes.is_empty();
+    let settled = settled || story.acks.iter().any(|ack| ack.outcome != Outcome::Lost);
+    let mut missing = stored && !settled && !purged && !mortal;
+    if missing && *unseen > 0 {
+        *unseen -= 1;
+        missing = false;
+    }
+    note(&mut findings.lost, missing && !came);
     note(&mut findings.unexpected, came && story.sends.is_empty());
     note(&mut findings.refused_but_came, came && !story.sends.is_empty() && refused);
-    let settled = story.acks.iter().any(|ack| ack.outcome != Outcome::Lost);
-    note(&mut findings.unaccounted, stored && came && !settled && !purged && !mortal);
+    note(&mut findings.unaccounted, missing && came);
     // A purge takes what was acknowledged before it began; nothing that it took comes again.
     let sent_at =
         story.sends.iter().filter(|send| send.outcome == Outcome::Stored).map(|s| ended(s));
@@ -154,12 +181,13 @@ fn tell(findings: &mut Findings, body: &str, story: &Story<'_>, purges: &[&Line]
     let after = |at: u64| story.receives.iter().any(|receive| receive.invoked_ns > at);
     note(&mut findings.back_after_purge, after(gone_at));
     let acked_at = story.acks.iter().filter(|ack| ack.outcome == Outcome::Done).map(|a| ended(a));
-    let acked_at = acked_at.min();
+    let acked_at = acked_at.chain(story.takes.iter().map(|take| ended(take))).min();
     note(&mut findings.back_after_ack, acked_at.is_some_and(after));
     let ids: BTreeSet<_> = story.receives.iter().map(|receive| receive.id.as_deref()).collect();
     let keyed = story.sends.iter().any(|send| send.key.is_some());
     let once = keyed || story.sends.len() == 1;
     note(&mut findings.doubled, ids.len() > 1 && once);
+    note(&mut findings.taken_twice, story.takes.len() > ids.len());
     note(&mut findings.fence_fell, fence_fell(&story.receives));
     let holds = holds(story, terms);
     note(&mut findings.held_twice, overlap(&holds));
@@ -339,6 +367,25 @@ mod tests {
         let mut lines = lines.to_vec();
         lines[2] = extended;
         assert_eq!(wrong(&lines), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_receive_settles_is_given_once() {
+        let take = |from: u64, fence: i64| {
+            let mut take = line(Op::Take, from, from + 3, Outcome::Delivered);
+            (take.fence, take.id) = (Some(fence), Some("1".into()));
+            take
+        };
+        assert_eq!(wrong(&[sent(), take(3, 1), drained()]), [""; 0]);
+        assert_eq!(wrong(&[sent(), take(3, 1), take(4, 2), drained()]), ["taken_twice"]);
+        let back = [sent(), take(3, 1), got(7, 8, 2), drained()];
+        assert_eq!(wrong(&back), ["back_after_ack"]);
+        let mut unseen = line(Op::Take, 3, 0, Outcome::Unknown);
+        unseen.message = String::new();
+        assert_eq!(wrong(&[sent(), unseen.clone(), drained()]), [""; 0], "it may have had it");
+        let mut second = sent();
+        second.message = "b".into();
+        assert_eq!(wrong(&[sent(), second, unseen, drained()]), ["lost"], "it had one at most");
     }
 
     #[test]
