@@ -312,6 +312,7 @@ impl Coordinator {
         let (after, ready, stored) =
             cell.decide(|s| (s.unread_after(reader), s.has_ready(reader), s.stored()));
         let (Some(after), false) = (after, ready) else { return Ok(()) };
+        let _reading = Reading::begin(cell, reader);
         let store = self.parts.replica.store().clone();
         // What is queued for the disk must be on it before the disk is asked.
         store.barrier().await.map_err(|_| Refusal::Stopping)?;
@@ -474,6 +475,25 @@ impl Coordinator {
         }
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
+    }
+}
+
+/// While it lives, the window notes what it would miss.
+struct Reading<'a> {
+    cell: &'a StreamCell,
+    reader: SubscriptionId,
+}
+
+impl<'a> Reading<'a> {
+    fn begin(cell: &'a StreamCell, reader: SubscriptionId) -> Self {
+        cell.decide(|state| state.set_reading(reader, true));
+        Self { cell, reader }
+    }
+}
+
+impl Drop for Reading<'_> {
+    fn drop(&mut self) {
+        self.cell.decide(|state| state.set_reading(self.reader, false));
     }
 }
 

@@ -77,6 +77,15 @@ impl SimClock {
         });
     }
 
+    /// Wall time is set right, as a time service does it: sessions end by it, and nodes whose wall
+    /// clocks are years apart do not agree on which have ended.
+    pub fn set_right(&self, now_ms: u64) {
+        self.set_rate(now_ms, 0);
+        self.change(|state| {
+            state.wall_offset_ms = WALL_START_MS + now_ms as i64 - state.boottime_ms as i64;
+        });
+    }
+
     /// The machine starts anew: boottime begins again, wall time goes on.
     pub fn reboot(&self, now_ms: u64) {
         self.change(|state| {

@@ -377,6 +377,7 @@ impl Cluster {
         for at in 0..self.machines.len() {
             let machine = &self.machines[at];
             machine.tempo.set(None);
+            machine.clock.set_right(sim.elapsed().as_millis() as u64);
             machine.disk.borrow().heal();
             if machine.losing.get().is_some() {
                 // The power was to go in an operation that has not come.

@@ -512,6 +512,13 @@ impl Client {
             }
             self.pause(300).await;
         }
+        if line.outcome != Outcome::Done {
+            // For the trace: what each node says of what is left.
+            for _ in 0..6 {
+                let path = format!("/queues/{queue}/messages?limit=20");
+                self.call(Method::GET, &path, None, None, 0).await;
+            }
+        }
         self.shared.history.borrow_mut().push(line);
     }
 }

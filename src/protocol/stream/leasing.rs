@@ -154,6 +154,14 @@ impl Stream {
         reader.dead.range((from, Unbounded)).take(max).copied().collect()
     }
 
+    /// The disk is going to be read on after [`Stream::unread_after`], or is no longer: what comes
+    /// meanwhile is not among what is read.
+    pub fn set_reading(&mut self, id: SubscriptionId, is_reading: bool) {
+        if let Some(reader) = self.readers.get_mut(&id) {
+            reader.window.set_reading(is_reading);
+        }
+    }
+
     /// Takes in what a scan of the disk found after [`Stream::unread_after`]. `to`: how far it
     /// went, `None` when it met the end and nothing was stored since it began. Returns how many
     /// messages are ready.
@@ -165,9 +173,9 @@ impl Stream {
         now_ms: u64,
     ) -> usize {
         let Some(reader) = self.readers.get_mut(&id) else { return 0 };
-        reader.window.scanned_to(to);
+        let missed = reader.window.scanned_to(to);
         let mut ready = 0;
-        for place in places {
+        for place in places.iter().chain(&missed) {
             let mark = self.marks.get(&place.1);
             if reader.standing(*place, mark, now_ms) == Standing::Ready {
                 reader.window.put_back(*place, None);

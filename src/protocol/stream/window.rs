@@ -3,7 +3,7 @@
 use super::Place;
 use crate::base::limits;
 use crate::message::envelope::Kept;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// The ready messages at the head of a stream.
 ///
@@ -15,6 +15,9 @@ pub struct Window {
     ready: BTreeMap<Place, Option<Kept>>,
     /// How far the disk has been read; `None`: to its end.
     scanned: Option<Place>,
+    /// While the disk is being read on: what would have been put behind `scanned` meanwhile. A
+    /// message that repair brings into the past may be none of what was read.
+    missed: Option<BTreeSet<Place>>,
     /// Bytes of sealed payloads held here.
     bytes: usize,
 }
@@ -53,7 +56,7 @@ impl Window {
         let last = self.last();
         if full && self.scanned.is_none() && last.is_some_and(|last| place > last) {
             self.scanned = last;
-            return;
+            return self.put_back(place, payload);
         }
         self.put_back(place, payload);
     }
@@ -61,6 +64,9 @@ impl Window {
     /// A message that was leased, or repaired into the past: it keeps its place [F34].
     pub(super) fn put_back(&mut self, place: Place, payload: Option<Kept>) {
         if self.scanned.is_some_and(|scanned| place > scanned) {
+            if let Some(missed) = &mut self.missed {
+                missed.insert(place);
+            }
             return;
         }
         self.remove(place);
@@ -94,9 +100,17 @@ impl Window {
         Some((place, payload))
     }
 
-    /// Notes that the disk was read up to a place (`None`: to its end).
-    pub(super) fn scanned_to(&mut self, place: Option<Place>) {
+    /// The disk is going to be read on from `unread_after`, or is no longer.
+    pub(super) fn set_reading(&mut self, is_reading: bool) {
+        self.missed = is_reading.then(BTreeSet::new);
+    }
+
+    /// Notes that the disk was read up to a place (`None`: to its end). Returns what came in before
+    /// that place since the reading began.
+    pub(super) fn scanned_to(&mut self, place: Option<Place>) -> Vec<Place> {
         self.scanned = place;
+        let missed = self.missed.take().unwrap_or_default();
+        missed.into_iter().filter(|at| place.is_none_or(|place| *at <= place)).collect()
     }
 }
 
