@@ -4,6 +4,8 @@
 #![allow(clippy::unwrap_used)]
 
 mod common;
+#[path = "three_in_process/membership.rs"]
+mod membership;
 
 use common::three::{Three, content};
 use std::time::Duration;

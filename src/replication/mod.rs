@@ -21,6 +21,7 @@ pub mod inspecting;
 pub mod lapses;
 pub mod listening;
 mod loaded;
+mod membership;
 mod opening;
 mod orphans;
 pub mod peers;
