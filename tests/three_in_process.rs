@@ -6,6 +6,8 @@
 mod common;
 #[path = "three_in_process/contents.rs"]
 mod contents;
+#[path = "three_in_process/membership.rs"]
+mod membership;
 
 use common::three::{Three, content};
 use std::time::Duration;

@@ -297,7 +297,10 @@ impl Broker {
             op::Refusal::NoReader => Refusal::SubscriptionNotFound,
             op::Refusal::Behind => Refusal::Overloaded { why: "a replica is catching up" },
             op::Refusal::Stopping => Refusal::Overloaded { why: "the node is stopping" },
-            op::Refusal::ViewChanged | op::Refusal::StaleBoot | op::Refusal::ClockAhead => {
+            op::Refusal::ViewChanged
+            | op::Refusal::NotMember
+            | op::Refusal::StaleBoot
+            | op::Refusal::ClockAhead => {
                 tracing::error!(%refusal, "a replica refused an operation of this node");
                 Refusal::NotEnoughReplicas { outcome: Outcome::NotStored }
             }

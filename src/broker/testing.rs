@@ -104,6 +104,7 @@ fn coordinator(
         spawn,
         lapses,
         view: placement::view_of(&layout, Generation([0; 16]), 1).id(),
+        layout: layout.clone(),
         is_shared: false,
         // Few, so that streams come and go.
         streams_max: 2,

@@ -66,6 +66,7 @@ pub(super) fn assemble(
         spawn: parts.spawn.clone(),
         lapses: lapses.clone(),
         view: links.view(),
+        layout: links.layout.clone(),
         is_shared: links.layout.members.len() > 1,
         streams_max: limits::STREAMS_LOADED_MAX,
     });
@@ -95,11 +96,10 @@ pub(super) fn assemble(
     work(Box::pin(sweep(broker.clone())));
     work(Box::pin(Node::keep_time(store.clone(), identity.clone(), workers.clone())));
     let (ready, _) = watch::channel(Readiness::Starting("the node is starting".into()));
-    let (id, local) = (identity.node, listener.local_addr());
     Node {
-        id,
+        id: identity.node,
         boot,
-        local,
+        local: listener.local_addr(),
         store,
         broker,
         registers,

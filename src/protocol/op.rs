@@ -315,6 +315,9 @@ pub enum Refusal {
     /// It is about messages that are not here yet: they are on their way.
     #[error("the replica lacks messages that this is about")]
     Behind,
+    /// The node is not among the stream's replicas: it has no vote [R1, F15].
+    #[error("the node is no replica of the stream")]
+    NotMember,
 }
 
 /// A replica's verdict on storing one message.

@@ -22,6 +22,7 @@ pub mod lapses;
 pub mod life;
 pub mod listening;
 mod loaded;
+mod membership;
 mod opening;
 mod orphans;
 pub mod peers;

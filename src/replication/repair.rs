@@ -131,6 +131,7 @@ impl Replica {
         stream: Generation,
         tell: impl FnOnce(&Stream, u64) -> RepairAnswer,
     ) -> Result<RepairAnswer, Refusal> {
+        self.check_replica(stream)?;
         let cell = self.cell(stream).await?;
         let told = self.look(&cell, |stream, now_ms| tell(stream, now_ms));
         self.store().barrier().await.map_err(|_| Refusal::Stopping)?;
@@ -143,7 +144,12 @@ impl Replica {
         digests: Vec<(Generation, u64)>,
     ) -> Result<RepairAnswer, Refusal> {
         let mut differ = Vec::new();
+        self.check_member()?;
         for (stream, theirs) in digests {
+            // What it has of a stream that it does not replicate is no evidence [R1].
+            if self.check_replica(stream).is_err() {
+                continue;
+            }
             // A stream of which no record is here yet is compared again once there is one.
             let Ok(cell) = self.cell(stream).await else { continue };
             if self.digest(&cell) != theirs {
@@ -162,6 +168,7 @@ impl Replica {
         dots: DotSet,
         after: Option<Place>,
     ) -> Result<RepairAnswer, Refusal> {
+        self.check_replica(stream)?;
         let cell = self.cell(stream).await?;
         let store = self.store().clone();
         store.barrier().await.map_err(|_| Refusal::Stopping)?;

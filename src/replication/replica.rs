@@ -15,6 +15,7 @@ use crate::base::clock::ServiceClock;
 use crate::base::hlc::HlcClock;
 use crate::base::ids::{Boot, Generation, NodeId, SubscriptionId};
 use crate::base::seams::{Spawn, blocking};
+use crate::layout::members::Layout;
 use crate::layout::view::ViewId;
 use crate::message::envelope::{Envelope, Kept};
 use crate::metadata::Catalog;
@@ -49,8 +50,10 @@ pub struct ReplicaParts {
     pub spawn: Arc<dyn Spawn>,
     /// Wakes receivers when leases lapse.
     pub lapses: Arc<Lapses>,
-    /// The layout in force; [`ViewId::NONE`] on a node that is no member: it votes on nothing.
+    /// The view in force; [`ViewId::NONE`] on a node that is no member: it votes on nothing.
     pub view: ViewId,
+    /// The members, by which it knows the streams that it replicates.
+    pub layout: Layout,
     /// There are other members: they may replicate any stream too.
     pub is_shared: bool,
     /// Streams kept in memory (`limits::STREAMS_LOADED_MAX`); those in use may be more.
@@ -268,16 +271,6 @@ impl Replica {
             Refused::DiskFull => Refusal::DiskFull,
             Refused::Full => Refusal::Overloaded,
         })
-    }
-
-    /// A gateway decides nothing about streams, whatever the request says.
-    pub(super) fn check_member(&self) -> Result<(), Refusal> {
-        if self.parts.view == ViewId::NONE { Err(Refusal::ViewChanged) } else { Ok(()) }
-    }
-
-    pub(super) fn check_view(&self, header: &OpHeader) -> Result<(), Refusal> {
-        self.check_member()?;
-        if header.view == self.parts.view { Ok(()) } else { Err(Refusal::ViewChanged) }
     }
 
     /// Queues the changes of a decision, under the lock of that decision.

@@ -68,6 +68,17 @@ pub(super) fn stream(catalog: &Catalog, generation: Generation) -> Option<(Strea
     }
 }
 
+/// How many copies the record of a stream asks for; `None`: no record knows it.
+pub(super) fn replicas(catalog: &Catalog, generation: Generation) -> Option<usize> {
+    let (_, record) = catalog.stream_by_generation(generation)?;
+    let wanted = match &record.value {
+        Value::Queue(queue) => queue.config.replicas,
+        Value::Topic(topic) => topic.config.replicas,
+        _ => return None,
+    };
+    Some(usize::try_from(wanted).unwrap_or(1).max(1))
+}
+
 /// What the record of a reader says.
 pub(super) fn reader(catalog: &Catalog, generation: Generation, id: SubscriptionId) -> Rules {
     let Some((_, stream)) = catalog.stream_by_generation(generation) else { return NONE };

@@ -86,6 +86,7 @@ impl Replica {
 
     pub(super) async fn store_op(&self, op: &StoreOp) -> Result<(Ticket, Answer), Refusal> {
         self.check_view(&op.header)?;
+        self.check_minters(op)?;
         for envelope in &op.envelopes {
             // A stamp far ahead is refused, not merged [F24]; of a copy it is its source's.
             if envelope.header.hop == 0 {

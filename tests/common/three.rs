@@ -10,17 +10,19 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tertulia::base::clock::{Clock, ServiceClock, SystemClock};
-use tertulia::base::hlc::HlcClock;
+use tertulia::base::hlc::{Hlc, HlcClock};
 use tertulia::base::ids::{Boot, Generation, NodeId, RequesterId, SubscriptionId, UserId};
 use tertulia::base::rng::{Rng, SystemRng};
 use tertulia::base::seams::{Net, Spawn, SystemSpawn};
+use tertulia::crdt::context::DotSet;
 use tertulia::crdt::dot::Dot;
 use tertulia::layout::members::Layout;
 use tertulia::layout::placement;
-use tertulia::message::envelope::{Body, Content};
+use tertulia::message::envelope::{Body, Content, Envelope, Header};
 use tertulia::metadata::{Draft, Registers};
 use tertulia::protocol::op::{
-    Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Reply, Request, SettleItem, StoreVote,
+    Answer, LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, Reply, Request, SettleItem, StoreOp,
+    StoreVote,
 };
 use tertulia::protocol::record::{Ending, Kind, Queue, QueueConfig, RecordKey, State, Value};
 use tertulia::protocol::stream::{MessageId, Place};
@@ -263,6 +265,7 @@ impl Three {
                 spawn,
                 lapses,
                 view,
+                layout: layout.clone(),
                 is_shared: true,
                 streams_max: 2,
             };
@@ -585,11 +588,60 @@ impl Three {
         coordinator.settle(&stream.anew(), SubscriptionId::QUEUE, vec![item], late).await[0]
     }
 
+    /// What one node answers another that asks it for evidence of the stream.
+    pub async fn evidence_of(&self, from: usize, node: usize) -> Vec<RepairAnswer> {
+        let requests = [
+            RepairRequest::Compare(NodeId(from as u64), vec![(STREAM, 1)]),
+            RepairRequest::Summary(STREAM),
+            RepairRequest::Settled(STREAM, Vec::new()),
+            RepairRequest::Pull(STREAM, DotSet::new(), None),
+        ];
+        let peer = LinkPeer(self.0.members[from].links[node].clone());
+        let mut answers = Vec::new();
+        for request in requests {
+            answers.push(peer.repair(request, Duration::from_secs(5)).await.unwrap());
+        }
+        answers
+    }
+
+    /// What one replica says to storing a message of this name, whoever sends it.
+    pub async fn store_only_at(&self, node: usize, dot: Dot) -> Answer {
+        let Member { replica, stream, .. } = &self.0.members[node];
+        let header = Header {
+            dot,
+            sender: UserId([1; 16]),
+            sender_name: "alice".into(),
+            hlc: Hlc { wall_ms: SystemClock.wall_ms(), logical: 0, node: NodeId(0) },
+            sent_ms: 0,
+            content_mac: [0; 32],
+            delay_ms: 0,
+            ttl_ms: 0,
+            group: None,
+            hop: 0,
+            set_version: 0,
+            matched: Vec::new(),
+        };
+        let envelope = Arc::new(Envelope { header, nonce: [0; 12], sealed: vec![1].into() });
+        let op = StoreOp { header: stream.header(), envelopes: vec![envelope], closed: Vec::new() };
+        replica.handle(&Request::Store(op)).await.unwrap().answer
+    }
+
+    /// What one replica answers to a question that changes nothing.
+    pub async fn census_at(&self, node: usize) -> Answer {
+        let Member { replica, stream, .. } = &self.0.members[node];
+        replica.handle(&Request::Census(stream.header())).await.unwrap().answer
+    }
+
     /// Messages present at one replica.
     pub async fn count(&self, node: usize) -> u64 {
         let request = Request::Census(self.0.members[node].stream.header());
         match self.0.members[node].replica.handle(&request).await.unwrap().answer {
             Answer::Counted(count) => count,
+            // It has no say; what it has all the same is looked at from within.
+            Answer::Refused(Refusal::NotMember) => {
+                let cell = self.0.members[node].replica.cell(STREAM).await.unwrap();
+                cell.decide(|stream| stream.count())
+            }
             other => panic!("{other:?}"),
         }
     }
