@@ -20,7 +20,9 @@ use crate::crdt::context::DotSet;
 use crate::crdt::dot::{Dot, KeyedId};
 use crate::protocol::lease::Attempt;
 use crate::protocol::op::{Change, Refusal};
-use crate::protocol::stream::{KeyedFact, Place, Repaired, Stream, SubscriptionSet, Summary};
+use crate::protocol::stream::{
+    KeyedFact, Place, Repaired, SetMark, Stream, SubscriptionSet, Summary,
+};
 use crate::store::WriteClass;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -65,8 +67,8 @@ pub enum RepairAnswer {
     Differ(Vec<Generation>),
     /// What is known.
     Summary(Box<Summary>),
-    /// Keyed messages, rising; fewer than asked for: there are no more.
-    Keyed(Vec<KeyedFact>),
+    /// Its set of readers, and keyed messages, rising; fewer than asked for: there are no more.
+    Keyed(SetMark, Vec<KeyedFact>),
     /// Messages, and after which place to go on; none: there are no more.
     Messages(Vec<Repaired>, Option<Place>),
     /// Readers.
@@ -111,7 +113,8 @@ impl Replica {
             }
             RepairRequest::Keyed(stream, bucket, after) => {
                 self.tell(stream, |s, now_ms| {
-                    RepairAnswer::Keyed(s.keyed_facts(bucket, after, FACTS_MAX, now_ms))
+                    let facts = s.keyed_facts(bucket, after, FACTS_MAX, now_ms);
+                    RepairAnswer::Keyed(s.set().mark(), facts)
                 })
                 .await
             }
@@ -250,8 +253,13 @@ impl Coordinator {
             RepairAnswer::Summary(theirs) => *theirs,
             _ => return Err(RepairError::NoAnswer),
         };
-        if theirs.set_version > cell.decide(|state| state.set().version) {
+        let own = cell.decide(|state| state.set().mark());
+        if theirs.set.0 > own.0 {
             self.learn_set(&cell, peer).await?;
+        } else if theirs.set.0 == own.0 && theirs.set != own {
+            let version = own.0;
+            tracing::error!(%peer, stream = %generation, version, "two sets under one version");
+            metrics::counter!("tertulia_set_clashes_total").increment(1);
         }
         let size = (WriteClass::Reserve, 16 * ROW_BYTES);
         let lacking = replica
@@ -316,7 +324,7 @@ impl Coordinator {
         let mut after = None;
         loop {
             let request = RepairRequest::Keyed(cell.generation, bucket, after);
-            let RepairAnswer::Keyed(facts) = self.ask_repair(peer, request).await? else {
+            let RepairAnswer::Keyed(set, facts) = self.ask_repair(peer, request).await? else {
                 return Err(RepairError::NoAnswer);
             };
             let Some(last) = facts.last() else { return Ok(()) };
@@ -327,7 +335,7 @@ impl Coordinator {
                 .parts
                 .replica
                 .take_in(cell, size, |state, now_ms| {
-                    let changes = state.merge_keyed(&facts, now_ms);
+                    let changes = state.merge_keyed(set, &facts, now_ms);
                     (state.lacks_keyed(&facts), changes)
                 })
                 .await?;

@@ -120,6 +120,8 @@ pub const METRICS: &[Metric] = &[
         "Messages whose payload cannot be opened and awaits repair."),
     metric("tertulia_messages_repaired_total", Counter, Count, &[],
         "Messages that this node lacked and took from another replica."),
+    metric("tertulia_set_clashes_total", Counter, Count, &[],
+        "Comparisons that found two sets of readers under one version: must stay 0."),
     metric("tertulia_comparisons_due", Gauge, Count, &[],
         "Streams that are to be compared with other replicas."),
     metric("tertulia_orphan_grants_total", Counter, Count, &[],

@@ -1,9 +1,9 @@
 //! What replicas tell each other of keyed messages, and when these are forgotten: when their window
 //! is over and no replica has them open [F1].
 
-use super::Stream;
 use super::identities::Identity;
 use super::repair::fnv;
+use super::{SetMark, Stream};
 use crate::base::hlc::Hlc;
 use crate::base::ids::SubscriptionId;
 use crate::base::rules::{Rule, rule_on};
@@ -116,9 +116,13 @@ impl Stream {
         self.is_later(hlc, own.hlc) && !self.sizes.contains(Dot::Keyed(id))
     }
 
-    /// Takes in which keyed messages another replica has settled, for which readers.
-    pub fn merge_keyed(&mut self, facts: &[KeyedFact], now_ms: u64) -> Vec<Change> {
+    /// Takes in which keyed messages another replica has settled, for which readers; nothing, when
+    /// it has another set of readers [R36].
+    pub fn merge_keyed(&mut self, set: SetMark, facts: &[KeyedFact], now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
+        if set != self.set.mark() {
+            return changes;
+        }
         let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();
         for fact in facts {
             let dot = Dot::Keyed(fact.id);

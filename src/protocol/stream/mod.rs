@@ -47,6 +47,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use identities::Identities;
 use reader::Reader;
+use repair::fnv;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -125,7 +126,17 @@ pub struct SubscriptionSet {
     pub filters: BTreeMap<SubscriptionId, Filter>,
 }
 
+/// What tells whether two replicas have the very same set: its version, and a hash of it all.
+pub type SetMark = (u64, u64);
+
 impl SubscriptionSet {
+    /// Its version and its hash. Equal versions with different hashes: two sets were decided under
+    /// one version, which must never be [R36].
+    #[must_use]
+    pub fn mark(&self) -> SetMark {
+        (self.version, fnv(&postcard::to_stdvec(self).expect("a set always encodes")))
+    }
+
     /// The readers that want a message.
     #[must_use]
     pub fn matched(&self, content: &Content) -> Vec<SubscriptionId> {

@@ -10,7 +10,7 @@
 
 use super::reader::Reader;
 use super::settling::Settling;
-use super::{Place, Stream, StreamKind, push_once};
+use super::{Place, SetMark, Stream, StreamKind, push_once};
 use crate::base::ids::SubscriptionId;
 use crate::base::rules::{Rule, rule_on};
 use crate::crdt::context::DotSet;
@@ -38,8 +38,8 @@ pub struct Summary {
     pub fates: BTreeMap<SubscriptionId, Fates>,
     /// One digest per bucket of keyed messages ([`KeyedId`]'s first byte) that is not empty.
     pub keyed: BTreeMap<u8, u64>,
-    /// The version of the subscription set.
-    pub set_version: u64,
+    /// The subscription set, by version and hash.
+    pub set: SetMark,
     /// The seal.
     pub seal: Option<Seal>,
     /// A damaged row did not tell its name: what is missing here need not be settled [R13].
@@ -100,7 +100,7 @@ impl Stream {
             holes: self.holes.iter().map(|(_, dot)| *dot).collect(),
             fates: self.readers.iter().map(fates).collect(),
             keyed: self.keyed_digests(now_ms),
-            set_version: self.set.version,
+            set: self.set.mark(),
             seal: self.seal.clone(),
             is_suspect: self.is_suspect,
         }
@@ -138,7 +138,7 @@ impl Stream {
             changes.extend(self.close(seal.clone()));
         }
         // Of another set of readers nothing can be told yet [R36].
-        if rule_on(Rule::R13) && theirs.is_suspect || theirs.set_version != self.set.version {
+        if rule_on(Rule::R13) && theirs.is_suspect || theirs.set != self.set.mark() {
             return changes;
         }
         let ids: Vec<SubscriptionId> = self.readers.keys().copied().collect();

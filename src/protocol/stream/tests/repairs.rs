@@ -1,6 +1,7 @@
 //! What one replica takes in from another, rule by rule.
 use super::bench::*;
 use crate::base::ids::RequesterId;
+use crate::crdt::dot::KeyedId;
 use crate::protocol::op::{
     LeaseDot, LeaseOp, LeaseVote, Purpose, Refusal, SettleAction, SettleVote,
 };
@@ -43,9 +44,47 @@ fn r13_who_cannot_tell_what_it_lacks_gives_no_evidence() {
 fn r36_of_another_set_of_readers_nothing_is_taken_for_settled() {
     let (a, mut b, dot) = one_has_settled();
     let mut told = a.stream.summary(3);
-    told.set_version = 9;
+    told.set.0 = 9;
+    assert!(b.stream.merge_settled(&told, 3).is_empty());
+    // L1: the same version of another set is another set.
+    let mut told = a.stream.summary(3);
+    told.set.1 ^= 1;
     assert!(b.stream.merge_settled(&told, 3).is_empty());
     assert!(b.stream.is_open(Q, dot));
+}
+
+/// L1: should two sets ever stand under one version, a replica knows messages that its own set
+/// never opened. That is no evidence that they are settled, whether they have a key or not.
+#[test]
+fn r36_two_sets_under_one_version_settle_nothing_for_each_other() {
+    const OTHER: SubscriptionId = SubscriptionId([77; 16]);
+    let (mut a, mut c) = two(StreamKind::Topic, rules());
+    for (bench, id) in [(&mut a, S), (&mut c, OTHER)] {
+        let mut set = SubscriptionSet { version: 1, ..SubscriptionSet::default() };
+        set.filters.insert(id, Filter::default());
+        let changes = bench.stream.put_set(1, &set, &|_| rules(), 0).unwrap();
+        bench.commit(changes);
+    }
+    let minted = a.stream.mint(0);
+    let keyed = Dot::Keyed(KeyedId([7; 16]));
+    for (n, dot) in [(1, minted), (2, keyed)] {
+        let mut sent = (*envelope(dot, n)).clone();
+        (sent.header.set_version, sent.header.matched) = (1, vec![S]);
+        let op = store_op(vec![Arc::new(sent)]);
+        for bench in [&mut a, &mut c] {
+            let (_, changes) = bench.stream.store(&op, BOUNDS, 0, true).unwrap();
+            bench.commit(changes);
+        }
+        assert!(a.stream.is_open(S, dot) && c.stream.is_known(dot) && !c.stream.is_present(dot));
+    }
+    let theirs = c.stream.summary(1);
+    assert_ne!(theirs.clone().digest(), a.stream.summary(1).digest());
+    assert!(a.stream.merge_settled(&theirs, 1).is_empty());
+    assert!(a.stream.is_open(S, minted), "known there, and open for nobody there");
+    let facts = c.stream.keyed_facts(7, None, 9, 1);
+    assert_eq!(facts.len(), 1);
+    assert!(a.stream.merge_keyed(theirs.set, &facts, 1).is_empty());
+    assert!(a.stream.is_open(S, keyed), "its key is known there, and it is open for nobody there");
 }
 
 #[test]

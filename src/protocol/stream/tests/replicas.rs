@@ -282,7 +282,7 @@ impl Cluster {
         for bucket in 0..=255 {
             let facts = self.replicas[from].stream.keyed_facts(bucket, None, 100, now_ms);
             let now_ms = self.now_ms;
-            let changes = self.replicas[at].stream.merge_keyed(&facts, now_ms);
+            let changes = self.replicas[at].stream.merge_keyed(theirs.set, &facts, now_ms);
             self.replicas[at].commit(changes);
             let ids = self.replicas[at].stream.lacks_keyed(&facts);
             wanted.merge(&ids.into_iter().map(Dot::Keyed).collect());
