@@ -3,6 +3,8 @@
 //! that answers late is not counted twice.
 #![allow(clippy::unwrap_used)]
 
+#[path = "three_in_process/catching_up.rs"]
+mod catching_up;
 mod common;
 #[path = "three_in_process/contents.rs"]
 mod contents;

@@ -35,6 +35,8 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 const STRIDE: usize = 4_096;
 /// Keyed messages in one answer.
 const FACTS_MAX: usize = 2_048;
+/// Keyed messages asked for in one call.
+const PULL_IDS_MAX: usize = 2_048;
 /// Attempts in one answer.
 const ATTEMPTS_MAX: usize = 1_024;
 
@@ -56,6 +58,8 @@ pub enum RepairRequest {
     Settled(Generation, Vec<KeyedId>),
     /// What do you remember of the attempts at these?
     Attempts(Generation, SubscriptionId, DotSet),
+    /// Send me these keyed messages, at most 2,048 of them, in this order.
+    PullKeyed(Generation, Vec<KeyedId>),
 }
 
 /// The answer to a [`RepairRequest`].
@@ -125,6 +129,7 @@ impl Replica {
                 .await
             }
             RepairRequest::Pull(stream, dots, after) => self.give(stream, dots, after).await,
+            RepairRequest::PullKeyed(stream, ids) => self.give_keyed(stream, &ids).await,
         };
         answered.unwrap_or(RepairAnswer::Refused)
     }
@@ -174,12 +179,41 @@ impl Replica {
         self.check_replica(stream)?;
         let cell = self.cell(stream).await?;
         let store = self.store().clone();
+        let find = move || {
+            let places = scan::places(&store, stream, SubscriptionId::QUEUE, after, STRIDE)?;
+            let next = (places.len() == STRIDE).then(|| places.last().copied()).flatten();
+            let wanted = places.into_iter().filter(|place| dots.contains(place.1)).collect();
+            Ok::<_, scan::LoadError>((wanted, next))
+        };
+        self.give_found(&cell, find).await
+    }
+
+    /// Keyed messages for a replica that lacks them. Their rows are read one by one: names do not
+    /// lie beside each other.
+    async fn give_keyed(
+        &self,
+        stream: Generation,
+        ids: &[KeyedId],
+    ) -> Result<RepairAnswer, Refusal> {
+        let cell = self.cell(stream).await?;
+        let ids = &ids[..ids.len().min(PULL_IDS_MAX)];
+        let places = cell.decide(|state| state.keyed_places(ids));
+        self.give_found(&cell, move || Ok((places, None))).await
+    }
+
+    /// Gives messages at places, as many as one answer holds: after the last of them is gone on,
+    /// or else where the finder says.
+    async fn give_found(
+        &self,
+        cell: &Arc<StreamCell>,
+        find: impl FnOnce() -> Result<(Vec<Place>, Option<Place>), scan::LoadError> + Send + 'static,
+    ) -> Result<RepairAnswer, Refusal> {
+        let (store, stream) = (self.store().clone(), cell.generation);
         store.barrier().await.map_err(|_| Refusal::Stopping)?;
         let read = move || {
-            let places = scan::places(&store, stream, SubscriptionId::QUEUE, after, STRIDE)?;
-            let mut next = (places.len() == STRIDE).then(|| places.last().copied()).flatten();
+            let (places, mut next) = find()?;
             let (mut kept, mut bytes) = (Vec::new(), 0);
-            for place in places.into_iter().filter(|place| dots.contains(place.1)) {
+            for place in places {
                 // One that does not open is a hole here too: others are asked.
                 if let Some(message) = scan::message(&store, stream, place)? {
                     bytes += message.envelope.sealed.len();
@@ -196,7 +230,7 @@ impl Replica {
             tracing::error!(%error, %stream, "messages for a peer cannot be read");
             Refusal::Overloaded
         })?;
-        let messages = self.look(&cell, |state, now_ms| {
+        let messages = self.look(cell, |state, now_ms| {
             let repaired = |kept: crate::message::envelope::Kept| Repaired {
                 open: state.open_for_whom(kept.envelope.header.dot),
                 age_ms: now_ms.saturating_sub(kept.received_ms),
@@ -275,12 +309,15 @@ impl Coordinator {
                 (Lacking { messages, buckets, fates }, changes)
             })
             .await?;
-        let mut wanted = lacking.messages;
+        // Keyed holes; then what the peer's buckets name. Never a bigger wish than one call takes.
+        let mut wanted: Vec<KeyedId> = lacking.messages.keyed().collect();
         for bucket in lacking.buckets {
-            self.learn_keyed(&cell, peer, bucket, &mut wanted).await?;
+            self.learn_keyed(stream, &cell, (peer, bucket), &mut wanted).await?;
         }
-        if !wanted.is_empty() {
-            self.pull(stream, &cell, peer, wanted).await?;
+        self.pull_keyed(stream, &cell, peer, &wanted).await?;
+        let numbered = lacking.messages.numbered();
+        if !numbered.is_empty() {
+            self.pull(stream, &cell, peer, numbered).await?;
         }
         for (reader, dots) in lacking.fates {
             self.learn_fates(&cell, peer, reader, dots).await?;
@@ -314,12 +351,14 @@ impl Coordinator {
         Ok(())
     }
 
+    /// Learns what a peer knows of a bucket. What is lacking is wanted, and pulled whenever that
+    /// is enough for a call.
     async fn learn_keyed(
         &self,
+        stream: &StreamRef,
         cell: &Arc<StreamCell>,
-        peer: NodeId,
-        bucket: u8,
-        wanted: &mut DotSet,
+        (peer, bucket): (NodeId, u8),
+        wanted: &mut Vec<KeyedId>,
     ) -> Result<(), RepairError> {
         let mut after = None;
         loop {
@@ -339,13 +378,37 @@ impl Coordinator {
                     (state.lacks_keyed(&facts), changes)
                 })
                 .await?;
-            for id in lacking {
-                wanted.insert(Dot::Keyed(id));
+            wanted.extend(lacking);
+            if wanted.len() >= PULL_IDS_MAX {
+                self.pull_keyed(stream, cell, peer, wanted).await?;
+                wanted.clear();
             }
             if is_end {
                 return Ok(());
             }
         }
+    }
+
+    async fn pull_keyed(
+        &self,
+        stream: &StreamRef,
+        cell: &Arc<StreamCell>,
+        peer: NodeId,
+        wanted: &[KeyedId],
+    ) -> Result<(), RepairError> {
+        let mut rest = wanted;
+        while !rest.is_empty() {
+            let asked = &rest[..rest.len().min(PULL_IDS_MAX)];
+            let request = RepairRequest::PullKeyed(stream.generation, asked.to_vec());
+            let RepairAnswer::Messages(messages, next) = self.ask_repair(peer, request).await?
+            else {
+                return Err(RepairError::NoAnswer);
+            };
+            self.take_messages(stream, cell, messages).await?;
+            let last = next.and_then(|(_, dot)| asked.iter().position(|id| dot == Dot::Keyed(*id)));
+            rest = &rest[last.map_or(asked.len(), |last| last + 1)..];
+        }
+        Ok(())
     }
 
     async fn pull(
@@ -362,28 +425,34 @@ impl Coordinator {
             else {
                 return Err(RepairError::NoAnswer);
             };
-            // What does not open is the peer's hole: it is not taken for the message [G18].
-            let messages: Vec<Repaired> = messages
-                .into_iter()
-                .filter(|repaired| open(stream, &repaired.envelope).is_some())
-                .collect();
-            if !messages.is_empty() {
-                let weight = |r: &Repaired| r.envelope.sealed.len() + ROW_BYTES;
-                let size = (WriteClass::Growth, messages.iter().map(weight).sum());
-                metrics::counter!("tertulia_messages_repaired_total")
-                    .increment(messages.len() as u64);
-                self.parts
-                    .replica
-                    .take_in(cell, size, |state, now_ms| {
-                        ((), state.merge_messages(&messages, now_ms))
-                    })
-                    .await?;
-            }
+            self.take_messages(stream, cell, messages).await?;
             if next.is_none() {
                 return Ok(());
             }
             after = next;
         }
+    }
+
+    async fn take_messages(
+        &self,
+        stream: &StreamRef,
+        cell: &Arc<StreamCell>,
+        messages: Vec<Repaired>,
+    ) -> Result<(), RepairError> {
+        // What does not open is the peer's hole: it is not taken for the message [G18].
+        let opens = |repaired: &Repaired| open(stream, &repaired.envelope).is_some();
+        let messages: Vec<Repaired> = messages.into_iter().filter(opens).collect();
+        if messages.is_empty() {
+            return Ok(());
+        }
+        let weight = |r: &Repaired| r.envelope.sealed.len() + ROW_BYTES;
+        let size = (WriteClass::Growth, messages.iter().map(weight).sum());
+        metrics::counter!("tertulia_messages_repaired_total").increment(messages.len() as u64);
+        self.parts
+            .replica
+            .take_in(cell, size, |state, now_ms| ((), state.merge_messages(&messages, now_ms)))
+            .await?;
+        Ok(())
     }
 
     async fn learn_fates(

@@ -54,6 +54,8 @@ pub struct Link {
     impostor: AtomicBool,
     answers_lost: AtomicBool,
     asked: AtomicUsize,
+    /// The largest question of repair, in bytes.
+    longest_question: AtomicUsize,
     changed: Notify,
 }
 
@@ -67,6 +69,7 @@ impl Link {
             impostor: AtomicBool::new(false),
             answers_lost: AtomicBool::new(false),
             asked: AtomicUsize::new(0),
+            longest_question: AtomicUsize::new(0),
             changed: Notify::new(),
         })
     }
@@ -157,7 +160,11 @@ impl Peer for LinkPeer {
                 return Err(CallError::Lost);
             }
             let peer = link.peer.lock().unwrap().clone().ok_or(CallError::NotAsked)?;
-            peer.repair(request, deadline).await
+            let bytes = postcard::to_stdvec(&request).unwrap().len();
+            link.longest_question.fetch_max(bytes, Ordering::SeqCst);
+            let answer = peer.repair(request, deadline).await;
+            link.until(|| !link.held.load(Ordering::SeqCst)).await;
+            answer
         })
     }
 }
@@ -407,6 +414,11 @@ impl Three {
         member.coordinator.catch_up(&member.stream, NodeId(from)).await.unwrap();
     }
 
+    /// The largest question of repair that one node asked another, in bytes.
+    pub fn longest_question(&self, from: usize, to: usize) -> usize {
+        self.0.members[from].links[to].longest_question.load(Ordering::SeqCst)
+    }
+
     /// Starts the workers that repair.
     pub fn start_repair(&self) {
         for member in &self.0.members {
@@ -506,6 +518,13 @@ impl Three {
         let sender = Sender { id: UserId([1; 16]), name: "alice".into() };
         let Member { coordinator, stream, .. } = &self.0.members[node];
         coordinator.store(&stream.anew(), &sender, vec![message], all).await.remove(0)
+    }
+
+    pub async fn send_all_at(&self, node: usize, messages: Vec<Outgoing>) {
+        let sender = Sender { id: UserId([1; 16]), name: "alice".into() };
+        let Member { coordinator, stream, .. } = &self.0.members[node];
+        let stored = coordinator.store(&stream.anew(), &sender, messages, false).await;
+        assert!(stored.iter().all(|stored| matches!(stored, Stored::Done { .. })), "{stored:?}");
     }
 
     pub async fn receive(&self, max: usize, lease_ms: u64) -> Result<Vec<Delivery>, ReceiveError> {

@@ -3,7 +3,7 @@
 
 use super::identities::Identity;
 use super::repair::fnv;
-use super::{SetMark, Stream};
+use super::{Place, SetMark, Stream};
 use crate::base::hlc::Hlc;
 use crate::base::ids::SubscriptionId;
 use crate::base::rules::{Rule, rule_on};
@@ -108,6 +108,13 @@ impl Stream {
     pub fn lacks_keyed(&self, facts: &[KeyedFact]) -> Vec<KeyedId> {
         let lacks = |fact: &&KeyedFact| !fact.open.is_empty() && self.may_take(fact.id, fact.hlc);
         facts.iter().filter(lacks).map(|fact| fact.id).collect()
+    }
+
+    /// Where those of some keyed messages stand that are known here, in the order given.
+    #[must_use]
+    pub fn keyed_places(&self, ids: &[KeyedId]) -> Vec<Place> {
+        let place = |id: &KeyedId| Some((self.identities.get(*id)?.hlc, Dot::Keyed(*id)));
+        ids.iter().filter_map(place).collect()
     }
 
     /// Whether a keyed message of that stamp is none that was here before.
