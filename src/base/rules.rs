@@ -5,12 +5,22 @@
 /// A rule that a test can take out, by its mark in the design.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Rule {
+    /// A life of a replica mints under its own boot number.
+    R10,
+    /// A vote is about a content, not about a name alone.
+    R11,
     /// A context grows only with a payload or with evidence of a settlement.
     R12,
     /// Who cannot tell what it lacks gives no evidence.
     R13,
+    /// A Store of an earlier life is refused.
+    R17,
     /// Fences only rise.
     R24,
+    /// A grant implies the payload.
+    R27,
+    /// Only leases that were won count.
+    R28,
     /// Refused only when it was written nowhere.
     R30,
     /// A purge settles what it names, here or not.
@@ -23,26 +33,43 @@ pub enum Rule {
     F4,
     /// What is sealed takes no sends.
     F5,
+    /// A request does not grant over what it holds.
+    F9,
     /// Who disowns a grant refuses its ballot first.
     F10,
+    /// Due is what a majority of clocks calls due.
+    F11,
+    /// Who drops or buries a message leases it like anybody.
+    F18,
     /// A lapse counts as a failure.
     F19,
+    /// Of a group, the oldest that is not done comes first.
+    F25,
 }
 
 impl Rule {
     /// All of them.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 20] = [
+        Self::R10,
+        Self::R11,
         Self::R12,
         Self::R13,
+        Self::R17,
         Self::R24,
+        Self::R27,
+        Self::R28,
         Self::R30,
         Self::R32,
         Self::F1,
         Self::F2,
         Self::F4,
         Self::F5,
+        Self::F9,
         Self::F10,
+        Self::F11,
+        Self::F18,
         Self::F19,
+        Self::F25,
     ];
 }
 

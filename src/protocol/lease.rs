@@ -166,7 +166,8 @@ pub fn judge_lease(
                 Hold::Released { .. } | Hold::Dead => LeaseVote::LowBallot { above: last.counter },
             };
         }
-        if last.is_held(now_ms) {
+        let is_own = last.requester == requester && !rule_on(Rule::F9);
+        if last.is_held(now_ms) && !is_own {
             return LeaseVote::Held;
         }
         receive_count = last.receive_count;

@@ -285,7 +285,7 @@ impl Stream {
     fn judge_content(&self, wanted: &LeaseDot) -> Option<LeaseVote> {
         let (place, content_mac) = (wanted.place, wanted.content_mac?);
         let Dot::Keyed(id) = place.1 else { return None };
-        if self.content_mac(place.1)? == content_mac {
+        if self.content_mac(place.1)? == content_mac || !rule_on(Rule::R11) {
             return None;
         }
         let is_asked_again = wanted.envelope.is_some();
@@ -298,7 +298,8 @@ impl Stream {
     fn judge(&self, place: Place, op: &LeaseOp, told: u32, now_ms: u64) -> LeaseVote {
         let dot = place.1;
         // A grant implies the payload [R27]: a hole has none.
-        if !self.is_known(dot) || self.is_hole(place) {
+        let lacks = !self.is_known(dot) || self.is_hole(place);
+        if lacks && rule_on(Rule::R27) {
             return LeaseVote::NeedsPayload;
         }
         let last = self.attempt(op.reader, dot);
@@ -306,11 +307,17 @@ impl Stream {
         if self.is_withdrawn(op.reader, op.requester) {
             return LeaseVote::LowBallot { above: op.counter };
         }
-        let same = last.is_some_and(|a| a.requester == op.requester && a.counter == op.counter);
-        let standing = self.standing(op.reader, place, now_ms);
+        let same = last.is_some_and(|a| {
+            a.requester == op.requester && (a.counter == op.counter || !rule_on(Rule::F9))
+        });
+        let standing = match self.standing(op.reader, place, now_ms) {
+            _ if lacks => Standing::Ready,
+            standing => standing,
+        };
+        let may_take = !rule_on(Rule::F18) && matches!(op.purpose, Purpose::Expire);
         let fits = match (op.purpose, standing) {
             (_, Standing::Settled) => return LeaseVote::Settled,
-            (_, Standing::Leased) if !same => return LeaseVote::Held,
+            (_, Standing::Leased) if !same && !may_take => return LeaseVote::Held,
             (Purpose::Deliver, Standing::Blocked) if !same => return LeaseVote::Blocked,
             (Purpose::Deliver, Standing::Failed) if !same => {
                 return LeaseVote::Exhausted { failures: self.failures(op.reader, dot, now_ms) };
@@ -324,11 +331,13 @@ impl Stream {
             (Purpose::Bury, Standing::Ready | Standing::Delayed | Standing::Blocked) => {
                 same || self.readers[&op.reader].rules.is_too_many(told)
             }
+            (Purpose::Deliver, Standing::Delayed) if !rule_on(Rule::F11) => true,
             _ => same,
         };
         if !fits {
             return LeaseVote::NotFit;
         }
+        let last = last.filter(|_| !may_take);
         match judge_lease(last, floor, op.requester, op.counter, now_ms) {
             // Nobody receives it.
             LeaseVote::Granted { receive_count, failure_count }
@@ -394,7 +403,8 @@ impl Stream {
     ) {
         let (place, dot) = (attempt.place, attempt.place.1);
         let Some(reader) = self.readers.get_mut(&id) else { return };
-        invariant!(reader.open.contains(dot), "R27", "a grant of {dot} without its payload");
+        let has_payload = reader.open.contains(dot) || !rule_on(Rule::R27);
+        invariant!(has_payload, "R27", "a grant of {dot} without its payload");
         reader.unseat(place);
         let has_reason = reader.attempts.get(&dot).is_some_and(|old| old.has_reason);
         let live = Live { attempt, has_row: grant.is_none(), has_reason, grant };

@@ -5,6 +5,7 @@ use super::window::Window;
 use super::{Counts, Place, push_once};
 use crate::base::hlc::Hlc;
 use crate::base::ids::{RequesterId, SubscriptionId};
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::context::DotSet;
 use crate::crdt::dot::Dot;
 use crate::message::envelope::{GroupHash, Kept};
@@ -205,7 +206,8 @@ impl Reader {
 
     /// Whether another message of its group goes first, or is out.
     pub(super) fn is_blocked(&self, place: Place, mark: Option<&Mark>, now_ms: u64) -> bool {
-        let Some(group) = mark.and_then(|mark| mark.group).filter(|_| self.rules.is_grouped) else {
+        let is_grouped = self.rules.is_grouped && rule_on(Rule::F25);
+        let Some(group) = mark.and_then(|mark| mark.group).filter(|_| is_grouped) else {
             return false;
         };
         let head = self.groups.get(&group).and_then(BTreeSet::first);

@@ -2,6 +2,7 @@
 
 use super::{Place, Stream, push_once};
 use crate::base::ids::SubscriptionId;
+use crate::base::rules::{Rule, rule_on};
 use crate::crdt::dot::Dot;
 use crate::message::envelope::DeathReason;
 use crate::protocol::lease::{Attempt, Death, Hold, judge_settle};
@@ -207,7 +208,8 @@ impl Stream {
             return;
         }
         let known = same.or(last).map_or((0, 0), |a| (a.receive_count, a.failure_count));
-        let counts = (known.0.saturating_sub(u32::from(same.is_some())), known.1);
+        let failures = known.1 + u32::from(!rule_on(Rule::R28));
+        let counts = (known.0.saturating_sub(u32::from(same.is_some())), failures);
         let death = same.and_then(|last| last.death);
         let alive = Hold::Released { ready_ms: settling.now_ms };
         let hold = if death.is_some() { Hold::Dead } else { alive };

@@ -39,7 +39,8 @@ impl Stream {
     #[must_use]
     pub fn mint(&self, index: u64) -> Dot {
         let seq = self.context.high(self.me, self.boot) + 1 + index;
-        Dot::Minted { node: self.me, boot: self.boot, seq }
+        let boot = if rule_on(Rule::R10) { self.boot } else { Boot(1) };
+        Dot::Minted { node: self.me, boot, seq }
     }
 
     /// Stores messages; each gets its own verdict. Known minted and derived dots are answered
@@ -125,7 +126,9 @@ impl Stream {
     fn check_boot(&self, dot: Dot) -> Result<(), Refusal> {
         let Dot::Minted { node, boot, .. } = dot else { return Ok(()) };
         match self.highest_boot(node) {
-            Some(highest) if boot < highest => Err(Refusal::StaleBoot),
+            // Who mints under another number must not refuse itself.
+            _ if !rule_on(Rule::R10) => Ok(()),
+            Some(highest) if rule_on(Rule::R17) && boot < highest => Err(Refusal::StaleBoot),
             _ => Ok(()),
         }
     }

@@ -2,6 +2,7 @@
 use super::*;
 use crate::base::rules::{Rule, without};
 use crate::layout::view::{View, ViewId};
+use crate::message::envelope::GroupHash;
 use crate::protocol::op::{Closes, Outcome, Seal};
 use crate::protocol::quorum::Tally;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,7 +14,7 @@ const C: u8 = 0b100;
 
 type Schedule = (Rule, &'static str, fn());
 
-const SCHEDULES: [Schedule; 11] = [
+const SCHEDULES: [Schedule; 20] = [
     (Rule::R12, "h13_a_context_comes_without_its_payload", h13_a_context_comes_without_its_payload),
     (Rule::R13, "h14_a_damaged_replica_gives_evidence", h14_a_damaged_replica_gives_evidence),
     (Rule::R24, "h26_a_slow_request_has_a_low_counter", h26_a_slow_request_has_a_low_counter),
@@ -25,6 +26,19 @@ const SCHEDULES: [Schedule; 11] = [
     (Rule::F5, "h48_a_send_meets_a_seal", h48_a_send_meets_a_seal),
     (Rule::F10, "h27_a_disowned_grant_is_completed", h27_a_disowned_grant_is_completed),
     (Rule::F19, "h31_its_consumers_die_of_it", h31_its_consumers_die_of_it),
+    (Rule::R10, "h12_a_number_is_drawn_twice", h12_a_number_is_drawn_twice),
+    (Rule::R11, "h40_a_vote_is_about_another_content", h40_a_vote_is_about_another_content),
+    (Rule::R17, "h12_a_store_of_an_earlier_life_is_late", h12_a_store_of_an_earlier_life_is_late),
+    (
+        Rule::R27,
+        "h30_only_one_replica_has_what_is_received",
+        h30_only_one_replica_has_what_is_received,
+    ),
+    (Rule::R28, "h31_nobody_ever_received_it", h31_nobody_ever_received_it),
+    (Rule::F9, "h26_a_request_is_made_twice", h26_a_request_is_made_twice),
+    (Rule::F11, "h32_one_clock_is_fast", h32_one_clock_is_fast),
+    (Rule::F18, "h33_one_drops_what_another_holds", h33_one_drops_what_another_holds),
+    (Rule::F25, "h29_the_dispatcher_lacks_the_oldest", h29_the_dispatcher_lacks_the_oldest),
 ];
 
 /// A receive request whose messages reach replicas one at a time.
@@ -40,6 +54,10 @@ impl Cluster {
         let dot = self.replicas[at].stream.mint(0);
         self.store(at, dot, reach);
         self.place(at)
+    }
+
+    fn open_at(&self, dot: Dot) -> usize {
+        self.replicas.iter().filter(|bench| bench.stream.is_open(Q, dot)).count()
     }
 
     fn place(&self, at: usize) -> Place {
@@ -219,6 +237,158 @@ fn h31_its_consumers_die_of_it() {
     }
     let leases = cluster.won.len();
     assert!(leases == 2, "G14: handed out {leases} times, and may fail twice");
+}
+
+fn h12_a_number_is_drawn_twice() {
+    let mut cluster = Cluster::new();
+    let place = cluster.sent(0, A | B | C);
+    cluster.lease(1, Purpose::Deliver, place, B | C, 0);
+    cluster.settle(0, 0, B | C);
+    // The power of A goes before anything of this is on its disk.
+    cluster.replicas[0].messages.clear();
+    cluster.replicas[0].meta = StreamMeta::default();
+    cluster.take(Step::Restart { at: 0 });
+    cluster.sent.clear();
+    let dot = cluster.replicas[0].stream.mint(0);
+    cluster.store(0, dot, A | B | C);
+    assert!(cluster.sent.contains(&dot), "a send is refused");
+    cluster.repair(0, 1);
+    assert!(cluster.open_at(dot) > 0, "G1: {dot} is lost");
+}
+
+fn h12_a_store_of_an_earlier_life_is_late() {
+    let mut cluster = Cluster::new();
+    let (earlier, dot) = (1, cluster.replicas[0].stream.mint(0));
+    let late = envelope(dot, earlier);
+    // A comes back without the message, and closes the numbers of its earlier life.
+    cluster.take(Step::Restart { at: 0 });
+    let news = cluster.replicas[0].stream.mint(0);
+    let mut op = store_op(vec![envelope(news, 20)]);
+    let life = dot.origin().unwrap().0;
+    for n in [1, 2] {
+        // The word that they are closed reaches B alone.
+        op.closed = if n == 1 { vec![(life, 1)] } else { Vec::new() };
+        let (_, changes) = cluster.replicas[n].stream.store(&op, BOUNDS, 10, true).unwrap();
+        cluster.replicas[n].commit(changes);
+    }
+    let mut votes = 0;
+    for n in [1, 2] {
+        let op = store_op(vec![late.clone()]);
+        if let Ok((_, changes)) = cluster.replicas[n].stream.store(&op, BOUNDS, 10, true) {
+            cluster.replicas[n].commit(changes);
+            votes += 1;
+        }
+    }
+    cluster.repair(2, 1);
+    assert!(votes < MAJORITY || cluster.open_at(dot) > 0, "G1: {dot} is lost");
+}
+
+fn h40_a_vote_is_about_another_content() {
+    let mut cluster = Cluster::new();
+    let dot = Dot::Keyed(KeyedId([7; 16]));
+    for (n, content) in [(0, 1), (1, 2), (2, 2)] {
+        let mut header = head(dot, 10);
+        header.content_mac = [content; 32];
+        let op = store_op(vec![sealed(header)]);
+        let (_, changes) = cluster.replicas[n].stream.store(&op, BOUNDS, 10, true).unwrap();
+        cluster.replicas[n].commit(changes);
+    }
+    cluster.tried.insert(dot);
+    // Somebody receives what only A has, and acks it.
+    let place = cluster.place(0);
+    cluster.lease(0, Purpose::Deliver, place, A | B | C, A | B | C);
+    cluster.settle(0, 0, A | B | C);
+    assert!(cluster.open_at(dot) >= MAJORITY, "G1: the content of {dot} that was acknowledged");
+}
+
+fn h30_only_one_replica_has_what_is_received() {
+    let mut cluster = Cluster::new();
+    let place = cluster.sent(0, A);
+    cluster.lease(0, Purpose::Deliver, place, A | B, 0);
+    assert!(cluster.won.len() == 1, "nothing is received");
+    // A never comes back.
+    let is_there = |n: usize| cluster.replicas[n].stream.is_open(Q, place.1);
+    assert!(is_there(1) || is_there(2), "G1: {} was handed out and is lost", place.1);
+}
+
+fn h31_nobody_ever_received_it() {
+    let mut cluster = Cluster::new();
+    let place = cluster.sent(0, A | B | C);
+    for _ in 0..2 {
+        cluster.lease(0, Purpose::Deliver, place, A, A | B | C);
+    }
+    cluster.lease(0, Purpose::Deliver, place, A | B | C, 0);
+    assert!(cluster.won.len() == 1, "G14: {} died without having been received", place.1);
+}
+
+fn h26_a_request_is_made_twice() {
+    let mut cluster = Cluster::new();
+    let place = cluster.sent(0, A | B | C);
+    let mut first = cluster.begin(place, 1);
+    cluster.ask(&mut first, 0);
+    cluster.ask(&mut first, 1);
+    // Its dispatcher has crashed, and another asks for the same request anew.
+    let mut again = Slow { votes: 0, ..first };
+    again.item.counter = 2;
+    cluster.ask(&mut again, 0);
+    cluster.ask(&mut again, 1);
+}
+
+fn h32_one_clock_is_fast() {
+    let mut cluster = Cluster::new();
+    let dot = cluster.replicas[0].stream.mint(0);
+    let mut header = head(dot, 10);
+    header.delay_ms = 5 * LEASE_MS;
+    let op = store_op(vec![sealed(header)]);
+    for n in 0..3 {
+        let (_, changes) = cluster.replicas[n].stream.store(&op, BOUNDS, 10, true).unwrap();
+        cluster.replicas[n].commit(changes);
+    }
+    cluster.tried.insert(dot);
+    let place = cluster.place(0);
+    let mut slow = cluster.begin(place, 1);
+    let now_ms = cluster.now_ms;
+    cluster.now_ms += 6 * LEASE_MS;
+    cluster.ask(&mut slow, 0);
+    cluster.now_ms = now_ms;
+    cluster.ask(&mut slow, 1);
+    assert!(cluster.won.is_empty(), "G2: {dot} is handed out before it is due");
+}
+
+fn h33_one_drops_what_another_holds() {
+    let mut cluster = Cluster::new();
+    let place = cluster.sent(0, A | B | C);
+    cluster.lease(0, Purpose::Deliver, place, A | B | C, 0);
+    cluster.lease(1, Purpose::Expire, place, A | B | C, A | B | C);
+    let item = cluster.won[0].item;
+    let action = SettleAction::Extend { duration_ms: LEASE_MS };
+    let held = |n: usize| cluster.settle_at(n, SettleItem { action, ..item });
+    let held = (0..3).map(held).filter(|vote| *vote == SettleVote::Counted).count();
+    assert!(held >= MAJORITY, "G3: {} is dropped while bob holds it", place.1);
+}
+
+fn h29_the_dispatcher_lacks_the_oldest() {
+    let mut cluster = Cluster::new();
+    for bench in &mut cluster.replicas {
+        let rules = Rules { is_grouped: true, ..bench.rules };
+        *bench = Bench::at(bench.me, StreamKind::Queue, rules);
+        bench.stream.share();
+    }
+    for (seq, reach) in [(0, A | C), (1, A | B | C)] {
+        let dot = cluster.replicas[0].stream.mint(0);
+        cluster.tried.insert(dot);
+        let mut header = head(dot, 10 + seq);
+        header.group = Some(GroupHash([1; 16]));
+        let op = store_op(vec![sealed(header)]);
+        for n in reached(None, reach) {
+            let (_, changes) = cluster.replicas[n].stream.store(&op, BOUNDS, 10, true).unwrap();
+            cluster.replicas[n].commit(changes);
+        }
+    }
+    // B lacks the first of the group, and begins with the second.
+    let second = cluster.place(1);
+    cluster.lease(1, Purpose::Deliver, second, B | C, B | C);
+    assert!(cluster.won.is_empty(), "G2: {} overtakes the first of its group", second.1);
 }
 
 /// What a schedule objects to.
