@@ -201,7 +201,7 @@ impl Stream {
     }
 
     /// Takes in messages that this replica lacks, each in one batch with its context [R12]. Their
-    /// time counts from now: late is allowed, early is not [F11].
+    /// time goes on from where it stands at their source [F11, R22].
     pub fn merge_messages(&mut self, repaired: &[Repaired], now_ms: u64) -> Vec<Change> {
         let mut changes = Vec::new();
         for Repaired { envelope, open, age_ms } in repaired {
@@ -215,7 +215,7 @@ impl Stream {
                 Dot::Keyed(id) => self.may_take(id, header.hlc),
                 _ => !self.is_known(dot),
             };
-            if self.fill_hole(dot, envelope, now_ms, &mut changes) || !is_news {
+            if self.fill_hole(envelope, (*age_ms, now_ms), &mut changes) || !is_news {
                 continue;
             }
             let received_ms = now_ms.saturating_sub(*age_ms);
@@ -234,14 +234,14 @@ impl Stream {
     }
 
     /// A message that is known and did not open gets its payload back, under the place it has here;
-    /// its time goes on from now.
+    /// its time goes on.
     pub(super) fn fill_hole(
         &mut self,
-        dot: Dot,
         envelope: &Arc<Envelope>,
-        now_ms: u64,
+        (age_ms, now_ms): (u64, u64),
         changes: &mut Vec<Change>,
     ) -> bool {
+        let dot = envelope.header.dot;
         let Some(hole) = self.holes.iter().find(|(_, hole)| *hole == dot).copied() else {
             return false;
         };
@@ -254,7 +254,8 @@ impl Stream {
             return false;
         }
         self.holes.remove(&hole);
-        let row = Kept { received_ms: now_ms, envelope: envelope.clone() }.to_bytes();
+        let received_ms = now_ms.saturating_sub(age_ms);
+        let row = Kept { received_ms, envelope: envelope.clone() }.to_bytes();
         let old = u64::from(self.sizes.get(dot));
         self.sizes.insert(dot, row.len());
         for reader in self.readers.values_mut().filter(|reader| reader.open.contains(dot)) {

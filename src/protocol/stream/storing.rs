@@ -62,7 +62,7 @@ impl Stream {
         let mut changes = Vec::with_capacity(op.envelopes.len() + 1);
         let mut votes = Vec::with_capacity(op.envelopes.len());
         for envelope in &op.envelopes {
-            votes.push(self.keep_message(envelope, now_ms, keep, &mut changes));
+            votes.push(self.keep_message(envelope, (0, now_ms), keep, &mut changes));
         }
         for (origin, up_to) in &op.closed {
             self.context.fill(*origin, *up_to);
@@ -156,7 +156,8 @@ impl Stream {
         {
             return;
         }
-        let stored = self.keep_message(envelope, now_ms, false, changes);
+        let age_ms = now_ms.saturating_sub(received_ms);
+        let stored = self.keep_message(envelope, (age_ms, now_ms), false, changes);
         if let (StoreVote::Stored, Dot::Keyed(id)) = (stored, envelope.header.dot) {
             let identity = self.identities.backdate(id, received_ms);
             changes.extend(identity.map(|identity| Change::PutIdentity(id, identity)));
@@ -166,14 +167,14 @@ impl Stream {
     pub(super) fn keep_message(
         &mut self,
         envelope: &Arc<Envelope>,
-        now_ms: u64,
+        (age_ms, now_ms): (u64, u64),
         keep: bool,
         changes: &mut Vec<Change>,
     ) -> StoreVote {
         let header = &envelope.header;
         let dot = header.dot;
         // "Known" is no reason to skip a message whose payload is gone [F23].
-        if self.fill_hole(dot, envelope, now_ms, changes) {
+        if self.fill_hole(envelope, (age_ms, now_ms), changes) {
             return StoreVote::Stored;
         }
         if let Dot::Keyed(id) = dot {
@@ -193,11 +194,12 @@ impl Stream {
             }
             push_once(changes, Change::PutMeta);
         }
-        let kept = Kept { received_ms: now_ms, envelope: envelope.clone() };
+        let received_ms = now_ms.saturating_sub(age_ms);
+        let kept = Kept { received_ms, envelope: envelope.clone() };
         let wanted = self.wanted_by(envelope);
         // Nobody wants it: it was stored, and settled in the same breath.
         if !wanted.is_empty() {
-            self.keep_for(&wanted, kept, keep, changes);
+            self.keep_for(&wanted, kept, (age_ms, now_ms), keep, changes);
         }
         StoreVote::Stored
     }
@@ -216,18 +218,26 @@ impl Stream {
         &mut self,
         wanted: &[SubscriptionId],
         kept: Kept,
+        (age_ms, now_ms): (u64, u64),
         keep: bool,
         changes: &mut Vec<Change>,
     ) {
         let header = &kept.envelope.header;
         let place: Place = (header.hlc, header.dot);
-        let (now_ms, row) = (kept.received_ms, kept.to_bytes());
+        let row = kept.to_bytes();
         let bytes = row.len();
         let is_plain = header.delay_ms == 0 && header.ttl_ms == 0 && header.group.is_none();
         let mark = (!is_plain).then(|| Mark {
             hlc: header.hlc,
-            ready_ms: if header.delay_ms == 0 { 0 } else { now_ms + header.delay_ms },
-            ends_ms: if header.ttl_ms == 0 { 0 } else { now_ms + header.ttl_ms },
+            ready_ms: match header.delay_ms {
+                0 => 0,
+                delay_ms => (now_ms + delay_ms).saturating_sub(sure_ms(age_ms)),
+            },
+            // Of a time that is over something is left: 0 means that it has no end of its own.
+            ends_ms: match header.ttl_ms {
+                0 => 0,
+                ttl_ms => (now_ms + ttl_ms).saturating_sub(age_ms).max(1),
+            },
             group: header.group,
         });
         self.sizes.insert(place.1, bytes);
@@ -256,4 +266,10 @@ impl Stream {
         }
         changes.push(Change::PutMessage(place, row));
     }
+}
+
+/// How much of an age that one other replica tells has surely passed, in ms: its clock may run
+/// fast, and late is allowed where early is not [F11].
+fn sure_ms(age_ms: u64) -> u64 {
+    (age_ms - age_ms / 50).saturating_sub(1_000)
 }

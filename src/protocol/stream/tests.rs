@@ -19,6 +19,7 @@ mod journeys;
 mod model;
 mod repairs;
 mod replicas;
+mod times;
 
 #[test]
 fn r10_dots_are_dense_and_a_new_boot_mints_under_its_own_number() {
