@@ -25,9 +25,15 @@ pub struct Unrepaired {
     /// Off on a node alone: nobody would ever take what is noted.
     is_on: AtomicBool,
     changed: Mutex<BTreeSet<Generation>>,
-    with: Mutex<BTreeMap<NodeId, BTreeSet<Generation>>>,
-    /// Rings when a peer is found to know more.
-    news: Notify,
+    with: Mutex<BTreeMap<NodeId, Due>>,
+}
+
+/// What is to be compared with one peer.
+#[derive(Debug, Default)]
+struct Due {
+    streams: BTreeSet<Generation>,
+    /// Rings when the peer is found to know more.
+    news: Arc<Notify>,
 }
 
 impl Unrepaired {
@@ -41,9 +47,15 @@ impl Unrepaired {
     /// Notes that a stream is to be compared with a peer.
     pub fn note_for(&self, peer: NodeId, stream: Generation) {
         let mut with = self.with.lock().unwrap_or_else(PoisonError::into_inner);
-        if with.entry(peer).or_default().insert(stream) {
-            self.news.notify_one();
+        let due = with.entry(peer).or_default();
+        if due.streams.insert(stream) {
+            due.news.notify_one();
         }
+    }
+
+    fn news_of(&self, peer: NodeId) -> Arc<Notify> {
+        let mut with = self.with.lock().unwrap_or_else(PoisonError::into_inner);
+        with.entry(peer).or_default().news.clone()
     }
 
     fn take_changed(&self) -> BTreeSet<Generation> {
@@ -53,7 +65,7 @@ impl Unrepaired {
     /// Takes up to so many streams that are to be compared with a peer.
     fn take_for(&self, peer: NodeId, max: usize) -> Vec<Generation> {
         let mut with = self.with.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(streams) = with.get_mut(&peer) else { return Vec::new() };
+        let Some(Due { streams, .. }) = with.get_mut(&peer) else { return Vec::new() };
         let taken: Vec<Generation> = streams.iter().take(max).copied().collect();
         for stream in &taken {
             streams.remove(stream);
@@ -63,14 +75,14 @@ impl Unrepaired {
 
     fn put_back(&self, peer: NodeId, streams: &[Generation]) {
         let mut with = self.with.lock().unwrap_or_else(PoisonError::into_inner);
-        with.entry(peer).or_default().extend(streams);
+        with.entry(peer).or_default().streams.extend(streams);
     }
 
     /// How many comparisons are due.
     #[must_use]
     pub fn len(&self) -> usize {
         let with = self.with.lock().unwrap_or_else(PoisonError::into_inner);
-        with.values().map(BTreeSet::len).sum()
+        with.values().map(|due| due.streams.len()).sum()
     }
 
     /// Whether none is due.
@@ -88,28 +100,50 @@ impl Coordinator {
         for generation in replica.catalog().streams() {
             replica.unrepaired().note(generation);
         }
+        // A loop per peer: who is slow or dead holds up nobody else.
+        let peers: Vec<NodeId> = self.parts.peers.nodes().collect();
+        let comparing = join_all(peers.into_iter().map(|peer| self.run_comparisons(peer)));
+        tokio::join!(comparing, self.run_rounds());
+    }
+
+    /// Looks again and again at what was left to do. Runs for ever.
+    async fn run_rounds(&self) {
+        let replica = &self.parts.replica;
         loop {
-            let jitter = Duration::from_millis(self.parts.rng.below(200));
-            tokio::select! {
-                () = tokio::time::sleep(COMPARE_PERIOD - Duration::from_millis(100) + jitter) => {}
-                () = replica.unrepaired().news.notified() => tokio::time::sleep(PAUSE).await,
-            }
-            // Streams that somebody waits for are compared whether they have changed or not [R26].
-            for generation in replica.awaited() {
-                replica.unrepaired().note(generation);
-            }
+            self.rest().await;
             // Whoever becomes the dispatcher finds what the last one has left.
             for cell in replica.loaded() {
                 if cell.decide(|stream| stream.readers().iter().any(|id| stream.has_doomed(*id))) {
                     cell.note_left_over();
                 }
             }
-            self.distribute();
-            let peers: Vec<NodeId> = self.parts.peers.nodes().collect();
-            join_all(peers.into_iter().map(|peer| self.compare_with(peer))).await;
             #[allow(clippy::cast_precision_loss, reason = "a gauge")]
             metrics::gauge!("tertulia_comparisons_due").set(replica.unrepaired().len() as f64);
         }
+    }
+
+    /// Compares streams with one peer. Runs for ever.
+    async fn run_comparisons(&self, peer: NodeId) {
+        let replica = &self.parts.replica;
+        let news = replica.unrepaired().news_of(peer);
+        loop {
+            tokio::select! {
+                () = self.rest() => {}
+                () = news.notified() => tokio::time::sleep(PAUSE).await,
+            }
+            // Streams that somebody waits for are compared whether they have changed or not [R26].
+            for generation in replica.awaited() {
+                replica.unrepaired().note(generation);
+            }
+            self.distribute();
+            self.compare_with(peer).await;
+        }
+    }
+
+    /// A second, more or less.
+    async fn rest(&self) {
+        let jitter = Duration::from_millis(self.parts.rng.below(200));
+        tokio::time::sleep(COMPARE_PERIOD - Duration::from_millis(100) + jitter).await;
     }
 
     fn distribute(&self) {

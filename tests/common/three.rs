@@ -162,6 +162,7 @@ impl Peer for LinkPeer {
             let peer = link.peer.lock().unwrap().clone().ok_or(CallError::NotAsked)?;
             let bytes = postcard::to_stdvec(&request).unwrap().len();
             link.longest_question.fetch_max(bytes, Ordering::SeqCst);
+            link.changed.notify_waiters();
             let answer = peer.repair(request, deadline).await;
             link.until(|| !link.held.load(Ordering::SeqCst)).await;
             answer
@@ -417,6 +418,12 @@ impl Three {
     /// The largest question of repair that one node asked another, in bytes.
     pub fn longest_question(&self, from: usize, to: usize) -> usize {
         self.0.members[from].links[to].longest_question.load(Ordering::SeqCst)
+    }
+
+    /// Returns once repair at one node has asked another.
+    pub async fn compared_between(&self, from: usize, to: usize) {
+        let link = &self.0.members[from].links[to];
+        link.until(|| link.longest_question.load(Ordering::SeqCst) > 0).await;
     }
 
     /// Starts the workers that repair.
