@@ -10,6 +10,8 @@ mod common;
 mod contents;
 #[path = "three_in_process/membership.rs"]
 mod membership;
+#[path = "three_in_process/times.rs"]
+mod times;
 
 use common::three::{Three, content};
 use std::time::Duration;

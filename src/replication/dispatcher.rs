@@ -7,11 +7,8 @@
 use super::coordinator::{Coordinator, StreamRef};
 use super::gateway::Road;
 use super::opening::{OpenMessage, Opened};
-use super::scan;
 use super::stream_cell::{Side, StreamCell};
 use crate::base::ids::{RequesterId, SubscriptionId};
-use crate::base::limits;
-use crate::base::seams::blocking;
 use crate::crdt::dot::Dot;
 use crate::message::envelope::{Content, Header, Reason};
 use crate::protocol::lease::Death;
@@ -28,8 +25,6 @@ use std::time::Duration;
 /// before the second look, in ms; each next one may be twice as long.
 const CANDIDATES_LOST_MAX: u32 = 5;
 const LOST_PAUSE_MS: u64 = 4;
-/// Places read from the disk in one go.
-const REFILL: usize = limits::WINDOW_MESSAGES_MAX / 2;
 
 /// A message under lease.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -300,38 +295,6 @@ impl Coordinator {
         }
     }
 
-    /// Reads on where the window ends.
-    async fn refill(
-        &self,
-        cell: &Arc<StreamCell>,
-        stream: &StreamRef,
-        reader: SubscriptionId,
-    ) -> Result<(), Refusal> {
-        let bell = cell.bell(reader, Side::Ready);
-        let _one = bell.refilling.lock().await;
-        let (after, ready, stored) =
-            cell.decide(|s| (s.unread_after(reader), s.has_ready(reader), s.stored()));
-        let (Some(after), false) = (after, ready) else { return Ok(()) };
-        let _reading = Reading::begin(cell, reader);
-        let store = self.parts.replica.store().clone();
-        // What is queued for the disk must be on it before the disk is asked.
-        store.barrier().await.map_err(|_| Refusal::Stopping)?;
-        let generation = stream.generation;
-        let read = move || scan::places(&store, generation, reader, Some(after), REFILL);
-        let places = blocking(&**self.parts.replica.spawn(), read).await.map_err(|error| {
-            tracing::error!(%error, stream = %generation, "a stream cannot be read on");
-            Refusal::Overloaded
-        })?;
-        let now_ms = self.parts.replica.service().now_ms();
-        let ready = cell.decide(|state| {
-            let at_end = places.len() < REFILL && state.stored() == stored;
-            let last = places.last().copied().unwrap_or(after);
-            state.refill(reader, &places, (!at_end).then_some(last), now_ms)
-        });
-        cell.ring(reader, Side::Ready, ready);
-        Ok(())
-    }
-
     async fn grant(
         self: &Arc<Self>,
         mut opened: Opened,
@@ -462,38 +425,25 @@ impl Coordinator {
             }
         }
         granted.deliveries = won;
-        if (highest > 0 || !exhausted.is_empty())
-            && let Ok(cell) = self.parts.replica.cell(granted.stream.generation).await
-        {
-            // The next try is above what others have seen; what they call exhausted is buried.
-            cell.decide(|state| {
-                state.raise(granted.reader, highest);
-                for (dot, failures) in exhausted {
-                    state.raise_failures(granted.reader, dot, failures);
-                }
-            });
-        }
+        self.heed(&granted, highest, exhausted).await;
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }
 }
 
-/// While it lives, the window notes what it would miss.
-struct Reading<'a> {
-    cell: &'a StreamCell,
-    reader: SubscriptionId,
-}
-
-impl<'a> Reading<'a> {
-    fn begin(cell: &'a StreamCell, reader: SubscriptionId) -> Self {
-        cell.decide(|state| state.set_reading(reader, true));
-        Self { cell, reader }
-    }
-}
-
-impl Drop for Reading<'_> {
-    fn drop(&mut self) {
-        self.cell.decide(|state| state.set_reading(self.reader, false));
+impl Coordinator {
+    /// The next try is above what others have seen; what they call exhausted is buried.
+    async fn heed(&self, granted: &Granted, highest: u64, exhausted: Vec<(Dot, u32)>) {
+        if highest == 0 && exhausted.is_empty() {
+            return;
+        }
+        let Ok(cell) = self.parts.replica.cell(granted.stream.generation).await else { return };
+        cell.decide(|state| {
+            state.raise(granted.reader, highest);
+            for (dot, failures) in exhausted {
+                state.raise_failures(granted.reader, dot, failures);
+            }
+        });
     }
 }
 

@@ -27,6 +27,7 @@ mod opening;
 mod orphans;
 pub mod peers;
 mod reasons;
+mod refilling;
 pub mod removing;
 pub mod repair;
 mod repeating;

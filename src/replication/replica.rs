@@ -23,7 +23,7 @@ use crate::protocol::op::{
     Answer, Change, LeaseOp, LeaseVote, OpHeader, Purpose, Refusal, Reply, Request, Seal, SettleOp,
     SubscriptionOp, Voter,
 };
-use crate::protocol::stream::{Bounds, Stream, StreamKind};
+use crate::protocol::stream::{Bounds, Place, Stream, StreamKind};
 use crate::store::{Admission, Refused, Store, Ticket, WriteClass};
 use std::sync::Arc;
 
@@ -371,7 +371,9 @@ impl Replica {
             rules::reader(&self.parts.catalog, cell.generation, op.reader).retention_ms;
         let (store, generation) = (self.parts.store.clone(), cell.generation);
         store.barrier().await.map_err(|_| Refusal::Stopping)?;
-        let places: Vec<_> = op.dots.iter().map(|dot| dot.place).collect();
+        // Of racing sends by one key each replica keeps the stamp it saw first.
+        let own = |state: &Stream| op.dots.iter().map(|dot| state.own_place(dot.place)).collect();
+        let places: Vec<Place> = cell.decide(|state| own(state));
         let read = move || {
             let of = |place| scan::message(&store, generation, place).ok().flatten();
             places.into_iter().map(of).collect::<Vec<_>>()

@@ -6,7 +6,7 @@ use super::memory_net::MemoryNet;
 use futures_util::future::BoxFuture;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tertulia::base::clock::{Clock, ServiceClock, SystemClock};
@@ -44,6 +44,22 @@ use tertulia::rpc;
 use tertulia::security::keys::{ClusterSecret, DataKey, Keys};
 use tertulia::store::{RowOp, Store, StoreOptions, Table};
 use tokio::sync::Notify;
+
+/// The machine's clocks, and ahead of them by what a test lets pass.
+#[derive(Default)]
+struct Ahead(AtomicU64);
+
+impl Clock for Ahead {
+    fn wall_ms(&self) -> u64 {
+        SystemClock.wall_ms() + self.0.load(Ordering::SeqCst)
+    }
+    fn boottime_ms(&self) -> u64 {
+        SystemClock.boottime_ms() + self.0.load(Ordering::SeqCst)
+    }
+    fn kernel_boot_id(&self) -> u64 {
+        SystemClock.kernel_boot_id()
+    }
+}
 
 /// A link to one replica, with what can go wrong on it.
 pub struct Link {
@@ -184,6 +200,7 @@ pub struct Three(Arc<Inside>);
 
 struct Inside {
     members: Vec<Member>,
+    ahead: Arc<Ahead>,
     _disks: Vec<FaultDisk>,
 }
 
@@ -241,8 +258,8 @@ impl Three {
 
     /// The same, with so many seconds for which keys are remembered.
     pub async fn remembering(count: u64, dedup_seconds: i32) -> Self {
-        let (clock, rng): (Arc<dyn Clock>, Arc<dyn Rng>) =
-            (Arc::new(SystemClock), Arc::new(SystemRng));
+        let ahead = Arc::new(Ahead::default());
+        let (clock, rng): (Arc<dyn Clock>, Arc<dyn Rng>) = (ahead.clone(), Arc::new(SystemRng));
         let spawn: Arc<dyn Spawn> = Arc::new(SystemSpawn);
         let net = Arc::new(MemoryNet::default());
         let keys = Arc::new(Keys::derive(&ClusterSecret::generate(&*rng), "three"));
@@ -297,7 +314,7 @@ impl Three {
             disks.push(disk);
             members.push(Member { replica, coordinator, links, stream });
         }
-        let three = Self(Arc::new(Inside { members, _disks: disks }));
+        let three = Self(Arc::new(Inside { members, ahead, _disks: disks }));
         for node in 0..nodes.len() {
             three.serve(node, &net, &spawn).await;
         }
@@ -407,6 +424,12 @@ impl Three {
     /// Returns once the node has answered node 0 (its answer may still be held back).
     pub async fn asked(&self, node: usize) {
         self.asked_between(0, node).await;
+    }
+
+    /// Time passes at all nodes at once.
+    pub fn pass(&self, time: Duration) {
+        let ms = u64::try_from(time.as_millis()).unwrap();
+        self.0.ahead.0.fetch_add(ms, Ordering::SeqCst);
     }
 
     /// A node takes in what another knows more of the stream.
