@@ -142,7 +142,7 @@ fn responses(row: &Row) -> Value {
     let (success, schema) = row.success;
     let mut responses = Mapping::new();
     let mut add = |status: u16, about: &str, schema: Schema, example: serde_json::Value| {
-        let schema_ref = format!("#/components/schemas/{schema:?}");
+        let schema_ref = format!("#/components/schemas/Mom{schema:?}");
         let text = example["message"].as_str().unwrap_or_default().to_owned();
         let mut response = json!({
             "description": about,
@@ -186,7 +186,7 @@ fn responses(row: &Row) -> Value {
     statuses.dedup_by_key(|(status, _)| *status);
     for (status, about) in statuses {
         let sentence = json!({ "message": "No se pudo: vuelva a intentarlo." });
-        add(status, about, Schema::MomAnswer, sentence);
+        add(status, about, Schema::Answer, sentence);
     }
     Value::Mapping(responses)
 }
@@ -194,16 +194,16 @@ fn responses(row: &Row) -> Value {
 fn example(schema: Schema) -> serde_json::Value {
     let id = "q3vGJkT8S1m2bX0aWc5dEw";
     match schema {
-        Schema::MomAnswer => json!({ "message": "Hecho." }),
-        Schema::MomSession => {
+        Schema::Answer => json!({ "message": "Hecho." }),
+        Schema::Session => {
             json!({ "message": "Bienvenido de nuevo, alice.", "token": "tts_…" })
         }
-        Schema::MomSent => json!({ "message": "Mensaje enviado.", "id": id, "delivered_to": 1 }),
-        Schema::MomQueues => json!({ "message": "orders", "queues": [
+        Schema::Sent => json!({ "message": "Mensaje enviado.", "id": id, "delivered_to": 1 }),
+        Schema::Queues => json!({ "message": "orders", "queues": [
             { "nameQueue": "orders", "associated": "news", "type": "topic", "messages": 3 }] }),
-        Schema::MomTopics => json!({ "message": "news", "topics": [
+        Schema::Topics => json!({ "message": "news", "topics": [
             { "nameTopic": "news", "subscribers": ["orders"] }] }),
-        Schema::MomMessage => {
+        Schema::Message => {
             json!({ "message": "hello", "id": id, "sender": "alice", "empty": false })
         }
     }

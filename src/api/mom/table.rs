@@ -64,15 +64,15 @@ pub struct Parameter {
     pub example: &'static str,
 }
 
-/// The body of a success.
+/// The body of a success: the schema of that name after `Mom`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Schema {
-    MomAnswer,
-    MomSession,
-    MomSent,
-    MomQueues,
-    MomTopics,
-    MomMessage,
+    Answer,
+    Session,
+    Sent,
+    Queues,
+    Topics,
+    Message,
 }
 
 const fn parameter(name: &'static str, about: &'static str, example: &'static str) -> Parameter {
@@ -98,7 +98,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::RegisterUser,
         parameters: &[USERNAME, PASSWORD],
         is_private: false,
-        success: (201, Schema::MomSession),
+        success: (201, Schema::Session),
         refused: &[MISSING, (403, "Registration is closed."), (409, "The name is taken.")],
         summary: "Register and log in",
         about: "Answers a session token, which is also set as the cookie `tertulia_session`.",
@@ -110,7 +110,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::LoginUser,
         parameters: &[USERNAME, PASSWORD],
         is_private: false,
-        success: (200, Schema::MomSession),
+        success: (200, Schema::Session),
         refused: &[MISSING, (401, "The name or the password is wrong.")],
         summary: "Log in",
         about: "Answers a session token, which is also set as the cookie `tertulia_session`.",
@@ -122,7 +122,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::LogoutUser,
         parameters: &[],
         is_private: false,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[],
         summary: "Log out",
         about: "Ends the session that the request carries. Without one it succeeds too.",
@@ -134,7 +134,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::CreateQueue,
         parameters: &[QUEUE],
         is_private: true,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[(400, "A parameter is missing or unfit, or the name is taken.")],
         summary: "Create a queue",
         about: "",
@@ -146,7 +146,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::CreateTopic,
         parameters: &[TOPIC],
         is_private: true,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[MISSING, (403, "The name is taken.")],
         summary: "Create a topic",
         about: "",
@@ -158,7 +158,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::SubscribeToTopic,
         parameters: &[TOPIC, QUEUE],
         is_private: true,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[
             (400, "A parameter is missing, there is no such topic, or you own no such queue."),
             (403, "You lack the right `subscribe`."),
@@ -174,7 +174,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::VinculateQueue,
         parameters: &[EXCHANGE, QUEUE],
         is_private: true,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[
             (400, "A parameter is missing or unfit, or you own no such queue."),
             (403, "The exchange's owner lets you not bind to it."),
@@ -192,7 +192,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::PublishMessage,
         parameters: &[TOPIC, MESSAGE],
         is_private: true,
-        success: (200, Schema::MomSent),
+        success: (200, Schema::Sent),
         refused: &[
             (400, "A parameter is missing, or there is no such topic."),
             (403, "You lack the right `publish`."),
@@ -208,7 +208,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::SendMessage,
         parameters: &[EXCHANGE, MESSAGE],
         is_private: true,
-        success: (200, Schema::MomSent),
+        success: (200, Schema::Sent),
         refused: &[
             (400, "A parameter is missing, or no queue is bound to that exchange."),
             (403, "The exchange's owner lets you not send to it."),
@@ -224,7 +224,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::GetQueues,
         parameters: &[],
         is_private: true,
-        success: (200, Schema::MomQueues),
+        success: (200, Schema::Queues),
         refused: &[],
         summary: "List your queues",
         about: "",
@@ -236,7 +236,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::GetTopics,
         parameters: &[],
         is_private: true,
-        success: (200, Schema::MomTopics),
+        success: (200, Schema::Topics),
         refused: &[],
         summary: "List your topics",
         about: "",
@@ -248,7 +248,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::ConsumeMessage,
         parameters: &[QUEUE],
         is_private: true,
-        success: (200, Schema::MomMessage),
+        success: (200, Schema::Message),
         refused: &[MISSING, (403, "The queue is unknown or not yours.")],
         summary: "Take the first message of a queue",
         about: "It is acknowledged at once: an answer that gets lost loses the message. Use \
@@ -261,7 +261,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::DeleteQueue,
         parameters: &[QUEUE],
         is_private: true,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[MISSING, (403, "The queue is unknown or not yours.")],
         summary: "Delete a queue with its messages",
         about: "Its association goes with it.",
@@ -273,7 +273,7 @@ pub static ROWS: &[Row] = &[
         route: MomRoute::DeleteTopic,
         parameters: &[TOPIC],
         is_private: true,
-        success: (200, Schema::MomAnswer),
+        success: (200, Schema::Answer),
         refused: &[MISSING, (403, "The topic is unknown or not yours.")],
         summary: "Delete a topic with its associations",
         about: "Its queues stay.",
