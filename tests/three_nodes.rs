@@ -5,9 +5,10 @@ mod common;
 
 use common::fault_disk::FaultDisk;
 use common::three::{content, put_queue};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 use tertulia::base::ids::{Boot, Generation, NodeId, SubscriptionId, UserId};
 use tertulia::base::rng::SystemRng;
@@ -203,76 +204,76 @@ async fn f15_a_folder_of_another_identity_is_a_gateway_and_votes_on_nothing() {
 }
 
 /// What a counter says, over all of its labels but `class="repair"`, which goes on by itself.
-fn counted(metrics: &tertulia::telemetry::Metrics, name: &str) -> f64 {
+fn counted(metrics: &PrometheusHandle, name: &str) -> f64 {
     let text = metrics.render();
     let lines = text.lines().filter(|line| line.starts_with(name) && !line.contains("repair"));
     lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
 }
 
-/// Calls, bytes and fsyncs of what is done `times` times, one after the other.
-async fn cost<F: Future<Output = ()>>(
-    cluster: &Cluster,
+/// Calls, bytes and fsyncs of one of what is done `times` times, one after the other.
+async fn cost(
+    (cluster, metrics): (&Cluster, &PrometheusHandle),
     what: &str,
     times: u32,
-    mut one: impl FnMut() -> F,
-) {
-    let metrics = tertulia::telemetry::install().unwrap();
-    let syncs = || cluster.disks.iter().map(FaultDisk::syncs).sum::<u64>();
-    let (calls, bytes) = ("tertulia_peer_calls_total", "tertulia_peer_bytes_total");
-    let (calls_then, bytes_then) = (counted(&metrics, calls), counted(&metrics, bytes));
-    let syncs_then = syncs();
+    mut one: impl AsyncFnMut(),
+) -> [f64; 3] {
+    let now = || {
+        let syncs = cluster.disks.iter().map(FaultDisk::syncs).sum::<u64>() as f64;
+        let (calls, bytes) = ("tertulia_peer_calls_total", "tertulia_peer_bytes_total");
+        [counted(metrics, calls), counted(metrics, bytes), syncs]
+    };
+    let before = now();
     for _ in 0..times {
         one().await;
     }
-    let n = f64::from(times);
-    println!(
-        "{what}: {:.2} calls, {:.0} bytes, {:.2} fsyncs on three disks",
-        (counted(&metrics, calls) - calls_then) / n,
-        (counted(&metrics, bytes) - bytes_then) / n,
-        (syncs() - syncs_then) as f64 / n,
-    );
+    let after = now();
+    let [calls, bytes, syncs] = std::array::from_fn(|i| (after[i] - before[i]) / f64::from(times));
+    println!("{what}: {calls:.2} calls, {bytes:.0} bytes, {syncs:.2} fsyncs on three disks");
+    [calls, bytes, syncs]
 }
 
-/// `cargo test --test three_nodes -- --ignored costs --nocapture`: on its own, the recorder is the
-/// process's.
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[ignore = "a measurement, not a test"]
-async fn costs() {
-    const TIMES: u32 = 200;
+/// On one thread, so that a recorder of its own sees what these nodes do and nothing else.
+#[tokio::test]
+async fn a_send_a_lease_and_an_ack_cost_a_call_a_replica_and_an_fsync_a_disk() {
+    const TIMES: u32 = 100;
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let metrics = recorder.handle();
+    let _here = metrics::set_default_local_recorder(&recorder);
     let cluster = Cluster::start().await;
     cluster.send(0, "warm", true).await;
+    let seen = (&cluster, &metrics);
     let text = "x".repeat(1_024);
-    cost(&cluster, "send of 1 KiB", TIMES, async || {
+    let [calls, bytes, syncs] = cost(seen, "send of 1 KiB", TIMES, async || {
         assert!(matches!(cluster.send(0, &text, false).await, Stored::Done { .. }));
     })
     .await;
-    let leases = Mutex::new(Vec::new());
-    cost(&cluster, "lease of 1 message", TIMES, async || {
+    assert!((1.9..=2.1).contains(&calls) && (2.7..=3.3).contains(&syncs));
+    assert!((2_048.0..=2_800.0).contains(&bytes));
+    let mut leases = Vec::new();
+    let [calls, _, syncs] = cost(seen, "lease of 1 message", TIMES, async || {
         let got = cluster.receive_up_to(cluster.node(0), 1).await.unwrap();
-        leases.lock().unwrap().extend(got.into_iter().map(|delivery| delivery.lease));
+        leases.extend(got.into_iter().map(|delivery| delivery.lease));
     })
     .await;
-    let leases = leases.into_inner().unwrap();
+    // One more where another node dispatches.
+    assert!((1.9..=3.2).contains(&calls) && (2.7..=3.3).contains(&syncs));
     assert_eq!(leases.len(), TIMES as usize);
-    let mut acks = leases.into_iter();
-    cost(&cluster, "ack of 1 message", TIMES, || {
-        let lease = acks.next().unwrap();
-        let cluster = &cluster;
-        async move {
-            let item = SettleItem {
-                place: lease.place,
-                requester: lease.requester,
-                counter: lease.counter,
-                receive_count: lease.receive_count,
-                failure_count: lease.failure_count,
-                action: SettleAction::Ack,
-            };
-            let node = cluster.node(0);
-            let stream = cluster.stream(node);
-            let settled =
-                node.coordinator().settle(&stream, SubscriptionId::QUEUE, vec![item], false);
-            assert_eq!(settled.await, [Settled::Done]);
-        }
+    let mut leases = leases.into_iter();
+    let [calls, _, syncs] = cost(seen, "ack of 1 message", TIMES, async || {
+        let lease = leases.next().unwrap();
+        let item = SettleItem {
+            place: lease.place,
+            requester: lease.requester,
+            counter: lease.counter,
+            receive_count: lease.receive_count,
+            failure_count: lease.failure_count,
+            action: SettleAction::Ack,
+        };
+        let node = cluster.node(0);
+        let stream = cluster.stream(node);
+        let settled = node.coordinator().settle(&stream, SubscriptionId::QUEUE, vec![item], false);
+        assert_eq!(settled.await, [Settled::Done]);
     })
     .await;
+    assert!((1.9..=2.1).contains(&calls) && (2.7..=3.3).contains(&syncs));
 }
