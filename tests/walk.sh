@@ -269,6 +269,34 @@ for metric in $moved; do
   grep -E "^tertulia_$metric(\{[^}]*\})? [0-9.e+]*[1-9]" body >/dev/null || die "the metric tertulia_$metric has not moved"
 done
 
+echo "5b. the routes of the original"
+call GET /mom/openapi.json; want 200; is '.info.title' 'Tertulia: MOM routes'
+call GET /mom/docs; case $status in 30*) ;; *) die "/mom/docs does not redirect" ;; esac
+call GET /mom/docs/; want 200; grep -q SwaggerUIBundle body || die "no Swagger UI"
+mom_ada=(-H "authorization: Bearer none")
+mom() { call "$1" "$2" "${mom_ada[@]}" "${@:3}"; }
+mom POST /createQueue; want 401
+call POST /registerUser -d username=ada --data-urlencode 'password=a fourth long phrase'; want 201
+mom_ada=(-H "authorization: Bearer $(field .token)")
+mom POST /createQueue; want 400
+mom POST '/createQueue?nameQueue=adas'; want 200
+mom POST '/createQueue?nameQueue=adas'; want 400
+mom POST '/createTopic?nameTopic=adas'; want 200
+mom POST '/vinculateQueue?nameExchange=sales&nameQueue=adas'; want 200
+mom POST '/subscribeToTopic?nameTopic=adas&nameQueue=adas'; want 409
+mom POST '/sendMessage?nameExchange=sales&message=from+afar'; want 200; is .delivered_to 1
+mom POST '/sendMessage?nameExchange=none&message=x'; want 400
+mom POST '/publishMessage?nameTopic=adas&message=x'; want 200; is .delivered_to 0
+mom GET /getQueues; want 200; is '.queues[0].associated' sales
+mom GET /getTopics; want 200; is '.topics[0].nameTopic' adas
+mom GET '/consumeMessage?nameQueue=adas' -H 'accept: text/plain'; want 200; [ "$body" = "from afar" ] || die "got $body"
+mom GET '/consumeMessage?nameQueue=adas'; want 200; is .empty true
+mom DELETE '/deleteQueue?nameQueue=orders'; want 403
+mom DELETE '/deleteTopic?nameTopic=adas'; want 200
+mom DELETE '/deleteQueue?nameQueue=adas'; want 200
+mom POST /logoutUser; want 200
+mom GET /getQueues; want 401
+
 # Not settled, so that it is still on the disk at the end.
 json PUT /v1/queues/graves '{}' "${alice[@]}"; want 201
 json POST /v1/queues/graves/messages '{"messages":[{"body":"x"}]}' "${alice[@]}"; want 201
@@ -315,7 +343,7 @@ call DELETE /v1/users/bob "${alice[@]}"; want 204
 call GET /v1/users/me "${bob[@]}"; problem 401 unauthenticated
 
 echo "8. nothing that should be sealed lies open"
-for text in 'kept over a restart' 'wake up' 'velvet attribute' 'a very private reason' 'walk through the whole house' 'a third long phrase' "$token" "$secret" "$kept"; do
+for text in 'kept over a restart' 'wake up' 'velvet attribute' 'a very private reason' 'walk through the whole house' 'a third long phrase' 'a fourth long phrase' "$token" "$secret" "$kept"; do
   grep -rqF -- "$text" data node.log node.out && die "found in the data folder or the logs: $text"
 done
 call GET /v1/queues/orders "${alice[@]}" -H "x-request-id: walk-$$"; want 200
