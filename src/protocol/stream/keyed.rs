@@ -145,8 +145,13 @@ impl Stream {
                     self.identities.insert(fact.id, identity);
                     changes.push(Change::PutIdentity(fact.id, identity));
                 }
-                // It tells of an earlier message by this key.
-                Some(own) if self.is_later(own.hlc, fact.hlc) => {}
+                // It tells of an earlier message by this key. Stamps alone do not say so: between
+                // two nodes whose wall clocks are apart a send and its repeat are far from each
+                // other. The teller takes a send for a new one when its window is over [F1, F11].
+                Some(own)
+                    if !fact.is_copy
+                        && self.is_window_over(fact.age_ms)
+                        && self.is_later(own.hlc, fact.hlc) => {}
                 Some(own) if own.content_mac == fact.content_mac => {
                     for id in ids.iter().filter(|id| !fact.open.contains(id)) {
                         let one = DotSet::from_iter([dot]);

@@ -205,3 +205,33 @@ fn who_missed_a_failure_learns_of_it_and_buries_the_message() {
     let (votes, _) = c.stream.lease(&ask(Purpose::Bury, 6, vec![1]), 2_000, 0).unwrap();
     assert_eq!(votes, [LeaseVote::Granted { receive_count: 0, failure_count: 1 }]);
 }
+
+/// Found by the simulation: a send and its repeat through a node whose wall clock is years ahead
+/// have stamps that are far apart, and are one message all the same.
+#[test]
+fn f1_f11_what_is_the_same_message_is_not_a_matter_of_wall_clocks() {
+    const YEARS_MS: u64 = 100_000_000_000;
+    let (mut a, mut b) = two(StreamKind::Queue, rules());
+    for bench in [&mut a, &mut b] {
+        bench.stream.remember_for(BOUNDS.dedup_ms);
+    }
+    let dot = Dot::Keyed(KeyedId([7; 16]));
+    for (bench, wall_ms) in [(&mut a, 1), (&mut b, YEARS_MS)] {
+        let op = store_op(vec![envelope(dot, wall_ms)]);
+        let (_, changes) = bench.stream.store(&op, BOUNDS, 0, true).unwrap();
+        bench.commit(changes);
+    }
+    let got = a.receive(1, 1_000, 1);
+    assert_eq!(a.settle(got[0], SettleAction::Ack, 2), SettleVote::Counted);
+    let (set, facts) = (a.stream.summary(3).set, a.stream.keyed_facts(7, None, 9, 3));
+    b.stream.merge_keyed(set, &facts, 3);
+    assert!(!b.stream.is_open(Q, dot), "it was acknowledged");
+    // When its window is over at who tells of it, a send far later is a new one.
+    let (mut c, _) = two(StreamKind::Queue, rules());
+    c.stream.remember_for(BOUNDS.dedup_ms);
+    let op = store_op(vec![envelope(dot, YEARS_MS)]);
+    c.stream.store(&op, BOUNDS, 0, true).unwrap();
+    let over = a.stream.keyed_facts(7, None, 9, BOUNDS.dedup_ms + 3);
+    c.stream.merge_keyed(set, &over, 3);
+    assert!(c.stream.is_open(Q, dot), "it is another message");
+}
