@@ -13,7 +13,6 @@ use super::spec::operations::Operation;
 use super::spec::routes::{self, Route};
 use super::{Shared, spec};
 use crate::base::ids::RequesterId;
-use crate::base::limits;
 use crate::broker::refusal::Outcome;
 use futures_util::FutureExt;
 use poem::http::header::{
@@ -53,11 +52,8 @@ impl<E: Endpoint<Output = Response>> Endpoint for Front<E> {
         let origin = cors::origin(&self.app.cors_origins, &request);
         let here = Here(Arc::new(self.scope(&request, route)));
         request.set_data(here.clone());
-        if let Some(bytes) = here.operation.and_then(|row| row.body_bytes_max()) {
+        if let Some(bytes) = here.body_bytes_max() {
             request.set_data(BodyLimit(bytes));
-        }
-        if here.mom.is_some_and(|call| call.row.is_none_or(|row| !row.is_private)) {
-            request.set_data(BodyLimit(limits::PUBLIC_BODY_BYTES_MAX));
         }
         let mut response = match cors::preflight(origin.as_ref(), &request, route) {
             Some(response) => response,
@@ -80,7 +76,8 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             app: self.app.clone(),
             request_id: request_id(&self.app, request),
             operation: route.and_then(|route| route.operation),
-            mom: MomCall::of(request),
+            // One of their paths is a template without a row of the other table.
+            mom: route.filter(|route| route.operation.is_none()).and_then(|_| MomCall::of(request)),
             query: query.unwrap_or_default(),
             address,
             user: OnceLock::new(),
@@ -100,13 +97,12 @@ impl<E: Endpoint<Output = Response>> Front<E> {
             return closing(settle(problem, here, route), &request);
         }
         // No stranger's body is read.
-        let stranger = !request.headers().contains_key(AUTHORIZATION);
-        if stranger && here.operation.is_some_and(Operation::is_private) {
+        let is_known = match here.mom {
+            Some(_) => mom::has_credentials(&request),
+            None => request.headers().contains_key(AUTHORIZATION),
+        };
+        if !is_known && here.is_private() {
             return closing(settle(problem::no_credentials(), here, route), &request);
-        }
-        let is_private = here.mom.and_then(|call| call.row).is_some_and(|row| row.is_private);
-        if is_private && !mom::has_credentials(&request) {
-            return closing(respond(problem::no_credentials(), here, route), &request);
         }
         let work = AssertUnwindSafe(self.inner.call(request)).catch_unwind();
         let result = tokio::select! {
@@ -198,9 +194,7 @@ fn unknown_parameter(row: &Operation, here: &Here) -> Option<Problem> {
 
 /// An operation whose time is over [R54]. A write may have happened.
 fn too_late(here: &Here) -> Problem {
-    let write =
-        here.operation.is_some_and(|row| !row.is_read()) || here.mom.is_some_and(MomCall::writes);
-    Problem::not_enough_replicas(write.then_some(Outcome::Unknown))
+    Problem::not_enough_replicas(here.writes().then_some(Outcome::Unknown))
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> &str {
@@ -225,7 +219,7 @@ fn settle(problem: Problem, here: &Here, route: Option<Route>) -> Response {
 fn respond(mut problem: Problem, here: &Here, route: Option<Route>) -> Response {
     problem.request_id.clone_from(&here.request_id);
     problem.node.clone_from(&here.app.node);
-    let mut response = problem.clone().respond();
+    let mut response = problem.respond();
     if response.status() == StatusCode::METHOD_NOT_ALLOWED {
         let allow = routes::allowed(route.map_or("", |route| route.template));
         if let Ok(allow) = HeaderValue::try_from(allow) {
@@ -295,8 +289,7 @@ fn observe(
     let request_id = here.request_id.as_str();
     // Messages that go as they should are the broker's breath: metrics count them, a line for
     // each would cost more than the work.
-    let mom = here.mom.and_then(|call| call.row).is_some_and(|row| row.is_about_messages());
-    if status < 400 && (mom || here.operation.is_some_and(|row| row.tag == "messages")) {
+    if status < 400 && here.is_about_messages() {
         tracing::debug!(method, route, status, user, duration_us, request_id, "request");
     } else {
         tracing::info!(method, route, status, user, duration_us, request_id, "request");

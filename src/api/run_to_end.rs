@@ -1,7 +1,6 @@
 //! Writes run to their end: a client that goes away, or a deadline, must not leave half of one. A
 //! receive is different: it is dropped with its client, and what it leased is handed back.
 
-use super::mom::MomCall;
 use super::scope::Here;
 use crate::base::limits;
 use crate::base::seams::Spawn;
@@ -38,8 +37,8 @@ impl<E: Endpoint<Output = Response> + 'static> Endpoint for Running<E> {
     async fn call(&self, request: Request) -> poem::Result<Response> {
         let here = Here::of(&request);
         here.deadline.set(limits::OPERATION_TIME);
-        let to_end = here.operation.is_some_and(|row| !row.is_read() && row.id != ENDS_WITH_CLIENT)
-            || here.mom.is_some_and(MomCall::writes);
+        let ends_with_client = here.operation.is_some_and(|row| row.id == ENDS_WITH_CLIENT);
+        let to_end = here.writes() && !ends_with_client;
         if !to_end {
             return self.inner.call(request).await;
         }

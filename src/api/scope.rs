@@ -1,7 +1,7 @@
 //! One request's surroundings: what every handler and extractor may ask for.
 
 use super::Shared;
-use super::mom::MomCall;
+use super::mom::{MomCall, Row};
 use super::spec::operations::Operation;
 use crate::base::limits;
 use crate::broker::Origin;
@@ -57,6 +57,39 @@ impl Here {
 }
 
 impl Scope {
+    /// Whether it changes something.
+    #[must_use]
+    pub fn writes(&self) -> bool {
+        self.operation.is_some_and(|row| !row.is_read()) || self.mom.is_some_and(MomCall::writes)
+    }
+
+    /// Whether nobody may do it without credentials.
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        self.operation.is_some_and(Operation::is_private)
+            || self.mom_row().is_some_and(Row::is_private)
+    }
+
+    /// Bytes of its body, at most; `None`: what the node takes at all.
+    #[must_use]
+    pub fn body_bytes_max(&self) -> Option<usize> {
+        if self.mom.is_some() && !self.is_private() {
+            return Some(limits::PUBLIC_BODY_BYTES_MAX);
+        }
+        self.operation.and_then(Operation::body_bytes_max)
+    }
+
+    /// Whether it is called for every message.
+    #[must_use]
+    pub fn is_about_messages(&self) -> bool {
+        self.operation.is_some_and(|row| row.tag == "messages")
+            || self.mom_row().is_some_and(Row::is_about_messages)
+    }
+
+    fn mom_row(&self) -> Option<&'static Row> {
+        self.mom.and_then(|call| call.row)
+    }
+
     /// Where the request comes from, as the broker knows it.
     #[must_use]
     pub fn origin(&self) -> Origin {

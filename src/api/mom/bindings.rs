@@ -19,6 +19,26 @@ pub fn exchange_of(topic: &str) -> Option<&str> {
     topic.strip_prefix(EXCHANGE)
 }
 
+/// Whether something was made by being put; one of its name that was there already was not.
+fn is_new<T>(put: Result<(bool, T), Refusal>) -> Result<bool, Refused> {
+    match put {
+        Ok((created, _)) => Ok(created),
+        Err(Refusal::ConfigDiffers(_) | Refusal::NameTaken { .. }) => Ok(false),
+        Err(other) => Err(other.into()),
+    }
+}
+
+/// Something that has to be new: nothing is declared twice here.
+///
+/// # Errors
+/// `taken` when its name is in use.
+pub fn declared<T>(
+    put: Result<(bool, T), Refusal>,
+    taken: impl FnOnce() -> Refused,
+) -> Result<(), Refused> {
+    if is_new(put)? { Ok(()) } else { Err(taken()) }
+}
+
 /// A queue that the caller owns.
 ///
 /// # Errors
@@ -49,11 +69,7 @@ pub async fn associate(
     }
     let deliver_to = Some(queue.name.clone());
     let change = SubscriptionChange { deliver_to, ..SubscriptionChange::default() };
-    match Box::pin(broker.put_subscription(by, topic, &queue.name, &change)).await {
-        Ok((true, _)) => Ok(()),
-        Ok((false, _)) | Err(Refusal::ConfigDiffers(_) | Refusal::NameTaken { .. }) => Err(taken()),
-        Err(other) => Err(other.into()),
-    }
+    declared(Box::pin(broker.put_subscription(by, topic, &queue.name, &change)).await, taken)
 }
 
 /// Takes the associations of a queue away, before it goes itself.
@@ -88,18 +104,13 @@ pub async fn open_exchange(
 ) -> Result<String, Refused> {
     let topic = topic_of(exchange);
     match broker.get_topic(by, &topic).await {
-        // Its maker may have died before it was open.
-        Ok(entry) if entry.value.owner == by.user => {}
-        Ok(_) | Err(Refusal::Forbidden { .. }) => return Ok(topic),
+        // It is its owner's to open and to narrow.
+        Ok(_) | Err(Refusal::Forbidden { .. }) => {}
         Err(Refusal::TopicNotFound) => {
-            match Box::pin(broker.put_topic(by, &topic, TopicChange::default())).await {
-                Ok((true, _)) => {
-                    let rights = [Right::Publish, Right::Subscribe];
-                    Box::pin(broker.put_topic_grant(by, &topic, "*", rights)).await?;
-                }
-                // Another was first.
-                Ok((false, _)) | Err(Refusal::NameTaken { .. } | Refusal::ConfigDiffers(_)) => {}
-                Err(other) => return Err(other.into()),
+            let put = Box::pin(broker.put_topic(by, &topic, TopicChange::default())).await;
+            if is_new(put)? {
+                let rights = [Right::Publish, Right::Subscribe];
+                Box::pin(broker.put_topic_grant(by, &topic, "*", rights)).await?;
             }
         }
         Err(other) => return Err(other.into()),

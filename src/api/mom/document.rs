@@ -2,8 +2,8 @@
 
 use super::schemas;
 use super::table::{ROWS, Row, Schema};
-use crate::api::spec::VERSION;
-use serde::Serialize;
+use crate::api::spec;
+use crate::api::spec::assemble::{info, map, ordered};
 use serde_json::json;
 use serde_yaml_ng::{Mapping, Value};
 use std::sync::LazyLock;
@@ -22,42 +22,18 @@ that there is no live session, and comes before everything else.";
 static DOCUMENT: LazyLock<Value> = LazyLock::new(document);
 
 /// The document as JSON.
-///
-/// # Panics
-/// Never: the document is plain data.
 #[must_use]
 pub fn json() -> String {
-    let mut text = serde_json::to_string_pretty(&*DOCUMENT).expect("the document is plain data");
-    text.push('\n');
-    text
+    spec::json_of(&DOCUMENT)
 }
 
 /// The document as YAML.
-///
-/// # Panics
-/// Never: the document is plain data.
 #[must_use]
 pub fn yaml() -> String {
-    serde_yaml_ng::to_string(&*DOCUMENT).expect("the document is plain data")
-}
-
-pub(super) fn value(of: &impl Serialize) -> Value {
-    serde_yaml_ng::to_value(of).expect("the document is plain data")
-}
-
-fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
-    Value::Mapping(pairs.into_iter().map(|(key, value)| (key.into(), value)).collect())
+    spec::yaml_of(&DOCUMENT)
 }
 
 fn document() -> Value {
-    let url = "https://www.apache.org/licenses/LICENSE-2.0";
-    let info = map([
-        ("title", TITLE.into()),
-        ("description", INTRODUCTION.into()),
-        ("version", VERSION.into()),
-        ("contact", map([("name", "Tertulia".into()), ("url", "https://tertulia.dev".into())])),
-        ("license", map([("name", "Apache-2.0".into()), ("url", url.into())])),
-    ]);
     let mut paths = Mapping::new();
     for row in ROWS {
         let method = row.method.to_lowercase();
@@ -65,9 +41,12 @@ fn document() -> Value {
     }
     map([
         ("openapi", "3.0.3".into()),
-        ("info", info),
-        ("servers", value(&json!([{ "url": "/" }]))),
-        ("tags", value(&json!([{ "name": "mom", "description": "The routes of the original." }]))),
+        ("info", info(TITLE, INTRODUCTION)),
+        ("servers", ordered(&json!([{ "url": "/" }]))),
+        (
+            "tags",
+            ordered(&json!([{ "name": "mom", "description": "The routes of the original." }])),
+        ),
         ("paths", Value::Mapping(paths)),
         ("components", map([("schemas", schemas::schemas()), ("securitySchemes", schemes())])),
     ])
@@ -75,17 +54,17 @@ fn document() -> Value {
 
 fn operation(row: &Row) -> Value {
     let mut operation = Mapping::new();
-    operation.insert("tags".into(), value(&["mom"]));
+    operation.insert("tags".into(), ordered(&["mom"]));
     operation.insert("summary".into(), row.summary.into());
-    let needs = if row.is_private { "Needs: a session." } else { "Public: needs no session." };
+    let needs = if row.is_private() { "Needs: a session." } else { "Public: needs no session." };
     operation.insert("description".into(), [row.about, needs].join("\n\n").trim().into());
     operation.insert("operationId".into(), row.name.into());
-    let security = if row.is_private {
+    let security = if row.is_private() {
         json!([{ "bearer": [] }, { "cookie": [] }, { "basic": [] }])
     } else {
         json!([])
     };
-    operation.insert("security".into(), value(&security));
+    operation.insert("security".into(), ordered(&security));
     let is_post = row.method == "POST";
     if !row.parameters.is_empty() {
         let parameters = row.parameters.iter().map(|parameter| {
@@ -99,7 +78,7 @@ fn operation(row: &Row) -> Value {
             if !is_secret && !is_post {
                 fields["example"] = parameter.example.into();
             }
-            value(&fields)
+            ordered(&fields)
         });
         operation.insert("parameters".into(), Value::Sequence(parameters.collect()));
     }
@@ -114,7 +93,7 @@ fn operation(row: &Row) -> Value {
 fn request_body(row: &Row) -> Value {
     let content = map([
         ("schema", map([("$ref", format!("#/components/schemas/{}", request_name(row)).into())])),
-        ("example", value(&example_of(row))),
+        ("example", ordered(&example_of(row))),
     ]);
     map([
         ("description", "The parameters, where they are not in the query string.".into()),
@@ -157,11 +136,11 @@ fn responses(row: &Row) -> Value {
                 "schema": { "type": "integer", "format": "int32" },
             }});
         }
-        responses.insert(status.to_string().into(), value(&response));
+        responses.insert(status.to_string().into(), ordered(&response));
     };
     add(success, "Done.", schema, example(schema));
     let mut statuses = row.refused.to_vec();
-    if row.is_private {
+    if row.is_private() {
         statuses.push((401, "There is no live session."));
     }
     if row.method == "POST" {
@@ -172,7 +151,7 @@ fn responses(row: &Row) -> Value {
         }
         statuses.push((408, "The body did not arrive in time."));
     }
-    if row.is_private && !row.refused.iter().any(|(status, _)| *status == 403) {
+    if row.is_private() && !row.refused.iter().any(|(status, _)| *status == 403) {
         statuses.push((403, "An API key with scopes is of no use here."));
     }
     if matches!(row.name, "createTopic" | "vinculateQueue" | "sendMessage" | "publishMessage") {
@@ -210,7 +189,7 @@ fn example(schema: Schema) -> serde_json::Value {
 }
 
 fn schemes() -> Value {
-    value(&json!({
+    ordered(&json!({
         "basic": { "type": "http", "scheme": "basic", "description": "Name and password." },
         "bearer": { "type": "http", "scheme": "bearer",
             "description": "The token of `registerUser` or `loginUser`." },

@@ -1,21 +1,20 @@
 //! What each route does.
 
 use super::answers::{Refused, Said};
-use super::bindings::{self, exchange_of, topic_of};
+use super::bindings::{self, declared, exchange_of, topic_of};
 use super::parameters::{self, Given};
 use super::session;
-use super::table::{MomRoute, Row};
+use super::table::{MomRoute, Row, UserRoute};
 use crate::api::problem;
 use crate::api::scope::Here;
 use crate::base::limits;
 use crate::broker::refusal::Refusal;
 use crate::broker::{
-    self, Body, Broker, Caller, Credential, Deleted, Due, Durability, Messages, OutgoingMessage,
+    self, Body, Broker, Caller, Credential, Deleted, Durability, Messages, OutgoingMessage,
     QueueChange, SendStatus, Source, Terms, TopicChange,
 };
 use poem::{Request, RequestBody};
 use serde_json::{Value, json};
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 type Answer = Result<Said, Refused>;
@@ -28,18 +27,19 @@ const PAGE: i32 = 500;
 /// # Errors
 /// [`Refused`], which is an answer too.
 pub async fn answer(row: &Row, request: &Request, body: &mut RequestBody, here: &Here) -> Answer {
-    if row.is_private {
-        let caller = session::caller(request, here).await?;
-        let by = caller.ok_or_else(|| Refused::from(problem::no_credentials()))?;
+    let MomRoute::Of(route) = row.route else {
         let given = parameters::read(row, request, body, here).await?;
-        return Call { by: &by, given: &given, broker: &here.app.broker }.run(row.route).await;
-    }
+        return match row.route {
+            MomRoute::RegisterUser => register(request, &given, here).await,
+            MomRoute::LoginUser => Ok(log_in(&given, here).await?.finish("Bienvenido de nuevo")),
+            _ => log_out(request, here).await,
+        };
+    };
+    // Who asks is known before anything that they say is looked at.
+    let caller = session::caller(request, here).await?;
+    let by = caller.ok_or_else(|| Refused::from(problem::no_credentials()))?;
     let given = parameters::read(row, request, body, here).await?;
-    match row.route {
-        MomRoute::RegisterUser => register(request, &given, here).await,
-        MomRoute::LoginUser => Ok(log_in(&given, here).await?.finish("Bienvenido de nuevo")),
-        _ => log_out(request, here).await,
-    }
+    Call { by: &by, given, broker: &here.app.broker }.run(route).await
 }
 
 /// A session that has just begun.
@@ -104,27 +104,24 @@ async fn log_out(request: &Request, here: &Here) -> Answer {
 /// A request of somebody who is known.
 struct Call<'a> {
     by: &'a Caller,
-    given: &'a Given,
+    given: Given,
     broker: &'a Arc<Broker>,
 }
 
 impl Call<'_> {
-    async fn run(&self, route: MomRoute) -> Answer {
+    async fn run(mut self, route: UserRoute) -> Answer {
         match route {
-            MomRoute::CreateQueue => self.create_queue().await,
-            MomRoute::CreateTopic => self.create_topic().await,
-            MomRoute::SubscribeToTopic => self.subscribe().await,
-            MomRoute::VinculateQueue => self.bind().await,
-            MomRoute::PublishMessage => self.publish().await,
-            MomRoute::SendMessage => self.send().await,
-            MomRoute::GetQueues => self.queues().await,
-            MomRoute::GetTopics => self.topics().await,
-            MomRoute::ConsumeMessage => self.consume().await,
-            MomRoute::DeleteQueue => self.delete_queue().await,
-            MomRoute::DeleteTopic => self.delete_topic().await,
-            MomRoute::RegisterUser | MomRoute::LoginUser | MomRoute::LogoutUser => {
-                Err(Refused::new(500, "Algo falló en el servidor."))
-            }
+            UserRoute::CreateQueue => self.create_queue().await,
+            UserRoute::CreateTopic => self.create_topic().await,
+            UserRoute::SubscribeToTopic => self.subscribe().await,
+            UserRoute::VinculateQueue => self.bind().await,
+            UserRoute::PublishMessage => self.publish().await,
+            UserRoute::SendMessage => self.send().await,
+            UserRoute::GetQueues => self.queues().await,
+            UserRoute::GetTopics => self.topics().await,
+            UserRoute::ConsumeMessage => self.consume().await,
+            UserRoute::DeleteQueue => self.delete_queue().await,
+            UserRoute::DeleteTopic => self.delete_topic().await,
         }
     }
 
@@ -142,24 +139,18 @@ impl Call<'_> {
 
     async fn create_queue(&self) -> Answer {
         let name = self.queue();
-        match Box::pin(self.broker.put_queue(self.by, name, QueueChange::default())).await {
-            Ok((true, _)) => Ok(Said::new(format!("La cola {name} está lista."))),
-            Ok((false, _)) | Err(Refusal::NameTaken { .. } | Refusal::ConfigDiffers(_)) => {
-                Err(Refused::new(400, format!("Ya existe una cola con el nombre {name}.")))
-            }
-            Err(other) => Err(other.into()),
-        }
+        let put = Box::pin(self.broker.put_queue(self.by, name, QueueChange::default())).await;
+        let taken = || Refused::new(400, format!("Ya existe una cola con el nombre {name}."));
+        declared(put, taken)?;
+        Ok(Said::new(format!("La cola {name} está lista.")))
     }
 
     async fn create_topic(&self) -> Answer {
         let name = self.topic();
-        match Box::pin(self.broker.put_topic(self.by, name, TopicChange::default())).await {
-            Ok((true, _)) => Ok(Said::new(format!("El tópico {name} está listo."))),
-            Ok((false, _)) | Err(Refusal::NameTaken { .. } | Refusal::ConfigDiffers(_)) => {
-                Err(Refused::new(403, format!("Ya existe un tópico con el nombre {name}.")))
-            }
-            Err(other) => Err(other.into()),
-        }
+        let put = Box::pin(self.broker.put_topic(self.by, name, TopicChange::default())).await;
+        let taken = || Refused::new(403, format!("Ya existe un tópico con el nombre {name}."));
+        declared(put, taken)?;
+        Ok(Said::new(format!("El tópico {name} está listo.")))
     }
 
     /// What is asked of a topic that is not there is a mistake in a parameter here.
@@ -188,13 +179,15 @@ impl Call<'_> {
         Ok(Said::new(format!("La cola {} está vinculada a {exchange}.", queue.name)))
     }
 
-    async fn publish(&self) -> Answer {
-        let sent = self.publish_on(self.topic(), false).await;
+    async fn publish(&mut self) -> Answer {
+        let message = self.given.take("message");
+        let sent = self.publish_on(self.topic(), message, false).await;
         sent.map_err(|refusal| self.no_topic(refusal))?
     }
 
-    async fn send(&self) -> Answer {
-        let sent = self.publish_on(&topic_of(self.exchange()), true).await;
+    async fn send(&mut self) -> Answer {
+        let message = self.given.take("message");
+        let sent = self.publish_on(&topic_of(self.exchange()), message, true).await;
         sent.map_err(|refusal| match refusal {
             Refusal::TopicNotFound | Refusal::Unroutable => {
                 let exchange = self.exchange();
@@ -204,18 +197,13 @@ impl Call<'_> {
         })?
     }
 
-    async fn publish_on(&self, topic: &str, require_route: bool) -> Result<Answer, Refusal> {
-        let body = Body::Text(self.given.text("message").to_owned());
-        let message = OutgoingMessage {
-            body,
-            content_type: None,
-            attributes: BTreeMap::new(),
-            routing_key: None,
-            group: None,
-            dedup_id: None,
-            due: Due::default(),
-            ttl_seconds: None,
-        };
+    async fn publish_on(
+        &self,
+        topic: &str,
+        message: String,
+        require_route: bool,
+    ) -> Result<Answer, Refusal> {
+        let message = OutgoingMessage::of(Body::Text(message));
         let (by, all) = (self.by, Durability::Quorum);
         let published = self.broker.publish(by, topic, vec![message], all, require_route, None);
         let mut published = Box::pin(published).await?;
@@ -310,8 +298,7 @@ impl Call<'_> {
         };
         let source = Source::Queue(self.queue());
         let received = Box::pin(self.broker.receive(self.by, source, request, || {})).await;
-        let received =
-            received.map_err(|refusal| self.not_yours("la cola", self.queue(), refusal))?;
+        let received = received.map_err(|refusal| not_yours("la cola", self.queue(), refusal))?;
         let Some(message) = received.into_iter().next() else {
             return Ok(Said::new("No hay mensajes en la cola.").with("empty", true));
         };
@@ -323,23 +310,9 @@ impl Call<'_> {
         Ok(said.with("empty", false))
     }
 
-    /// What is unknown and what is another's are the same here.
-    #[allow(clippy::unused_self, reason = "it reads like what it stands beside")]
-    fn not_yours(&self, what: &str, name: &str, refusal: Refusal) -> Refused {
-        match refusal {
-            Refusal::QueueNotFound
-            | Refusal::TopicNotFound
-            | Refusal::Forbidden { .. }
-            | Refusal::NotOwner { .. } => {
-                Refused::new(403, format!("No tiene permiso sobre {what} {name}, o no existe."))
-            }
-            other => other.into(),
-        }
-    }
-
     async fn delete_queue(&self) -> Answer {
         let name = self.queue();
-        let refused = |refusal| self.not_yours("la cola", name, refusal);
+        let refused = |refusal| not_yours("la cola", name, refusal);
         let queue = self.broker.get_queue(self.by, name).await.map_err(refused)?;
         if queue.value.owner == self.by.user || self.by.admin {
             bindings::dissociate(self.broker, self.by, &queue).await?;
@@ -355,8 +328,21 @@ impl Call<'_> {
     async fn delete_topic(&self) -> Answer {
         let name = self.topic();
         let deleted = Box::pin(self.broker.delete_topic(self.by, name, false, None)).await;
-        deleted.map_err(|refusal| self.not_yours("el tópico", name, refusal))?;
+        deleted.map_err(|refusal| not_yours("el tópico", name, refusal))?;
         Ok(Said::new(format!("El tópico {name} se eliminó.")))
+    }
+}
+
+/// What is unknown and what is another's are the same here.
+fn not_yours(what: &str, name: &str, refusal: Refusal) -> Refused {
+    match refusal {
+        Refusal::QueueNotFound
+        | Refusal::TopicNotFound
+        | Refusal::Forbidden { .. }
+        | Refusal::NotOwner { .. } => {
+            Refused::new(403, format!("No tiene permiso sobre {what} {name}, o no existe."))
+        }
+        other => other.into(),
     }
 }
 

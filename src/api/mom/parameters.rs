@@ -19,6 +19,11 @@ impl Given {
     pub fn text(&self, name: &str) -> &str {
         self.0.get(name).map_or("", |value| value.as_str())
     }
+
+    /// The value of a parameter that is not looked at again.
+    pub fn take(&mut self, name: &str) -> String {
+        self.0.remove(name).map_or_else(String::new, |mut value| std::mem::take(&mut *value))
+    }
 }
 
 /// Reads what the row needs. What it does not know it leaves alone, as the original did.
@@ -35,14 +40,14 @@ pub async fn read(
     if request.method() == Method::POST {
         pairs.extend(from_body(request, body, here).await?);
     }
-    let mut given = BTreeMap::new();
+    let mut given: BTreeMap<&'static str, Zeroizing<String>> = BTreeMap::new();
     for (name, value) in pairs {
         let value = Zeroizing::new(value);
         let Some(known) = row.parameters.iter().find(|known| known.name == name) else { continue };
-        let before = given.insert(known.name, value.clone());
-        if before.is_some_and(|before| before != value) {
+        if given.get(known.name).is_some_and(|before| *before != value) {
             return Err(Refused::new(400, format!("El parámetro {name} viene dos veces.")));
         }
+        given.insert(known.name, value);
     }
     for Parameter { name, .. } in row.parameters {
         if given.get(name).is_none_or(|value| value.is_empty()) {

@@ -1,14 +1,15 @@
 //! The schemas of the second document.
 
-use super::document::{request_name, value};
+use super::document::request_name;
 use super::table::ROWS;
+use crate::api::spec::assemble::ordered;
 use serde_json::{Value as Json, json};
 use serde_yaml_ng::{Mapping, Value};
 
 /// All of them, by name.
 pub fn schemas() -> Value {
     let all = answers().into_iter().chain(lists()).chain(requests());
-    Value::Mapping(all.map(|(name, schema)| (name.into(), value(&schema))).collect::<Mapping>())
+    Value::Mapping(all.map(|(name, schema)| (name.into(), ordered(&schema))).collect::<Mapping>())
 }
 
 fn text(about: &str) -> Json {

@@ -13,8 +13,6 @@ pub struct Row {
     pub route: MomRoute,
     /// Its parameters; all are needed.
     pub parameters: &'static [Parameter],
-    /// Whether it needs a session (or other credentials).
-    pub is_private: bool,
     /// The status of a success, and what its body is.
     pub success: (u16, Schema),
     /// The other statuses it answers of itself, with their meaning, in the order they are checked.
@@ -26,20 +24,40 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether it needs a session (or other credentials).
+    #[must_use]
+    pub fn is_private(&self) -> bool {
+        matches!(self.route, MomRoute::Of(_))
+    }
+
     /// Whether it is called for every message.
     #[must_use]
     pub fn is_about_messages(&self) -> bool {
-        let route = self.route;
-        matches!(route, MomRoute::PublishMessage | MomRoute::SendMessage | MomRoute::ConsumeMessage)
+        matches!(
+            self.route,
+            MomRoute::Of(
+                UserRoute::PublishMessage | UserRoute::SendMessage | UserRoute::ConsumeMessage
+            )
+        )
     }
 }
 
 /// What a route does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MomRoute {
+    /// Registers a user.
     RegisterUser,
+    /// Logs a user in.
     LoginUser,
+    /// Logs a user out, if one is in.
     LogoutUser,
+    /// Something for a user.
+    Of(UserRoute),
+}
+
+/// What a route does for a user: what its name says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum UserRoute {
     CreateQueue,
     CreateTopic,
     SubscribeToTopic,
@@ -97,7 +115,6 @@ pub static ROWS: &[Row] = &[
         path: "/registerUser",
         route: MomRoute::RegisterUser,
         parameters: &[USERNAME, PASSWORD],
-        is_private: false,
         success: (201, Schema::Session),
         refused: &[MISSING, (403, "Registration is closed."), (409, "The name is taken.")],
         summary: "Register and log in",
@@ -109,7 +126,6 @@ pub static ROWS: &[Row] = &[
         path: "/loginUser",
         route: MomRoute::LoginUser,
         parameters: &[USERNAME, PASSWORD],
-        is_private: false,
         success: (200, Schema::Session),
         refused: &[MISSING, (401, "The name or the password is wrong.")],
         summary: "Log in",
@@ -121,7 +137,6 @@ pub static ROWS: &[Row] = &[
         path: "/logoutUser",
         route: MomRoute::LogoutUser,
         parameters: &[],
-        is_private: false,
         success: (200, Schema::Answer),
         refused: &[],
         summary: "Log out",
@@ -131,9 +146,8 @@ pub static ROWS: &[Row] = &[
         name: "createQueue",
         method: "POST",
         path: "/createQueue",
-        route: MomRoute::CreateQueue,
+        route: MomRoute::Of(UserRoute::CreateQueue),
         parameters: &[QUEUE],
-        is_private: true,
         success: (200, Schema::Answer),
         refused: &[(400, "A parameter is missing or unfit, or the name is taken.")],
         summary: "Create a queue",
@@ -143,9 +157,8 @@ pub static ROWS: &[Row] = &[
         name: "createTopic",
         method: "POST",
         path: "/createTopic",
-        route: MomRoute::CreateTopic,
+        route: MomRoute::Of(UserRoute::CreateTopic),
         parameters: &[TOPIC],
-        is_private: true,
         success: (200, Schema::Answer),
         refused: &[MISSING, (403, "The name is taken.")],
         summary: "Create a topic",
@@ -155,9 +168,8 @@ pub static ROWS: &[Row] = &[
         name: "subscribeToTopic",
         method: "POST",
         path: "/subscribeToTopic",
-        route: MomRoute::SubscribeToTopic,
+        route: MomRoute::Of(UserRoute::SubscribeToTopic),
         parameters: &[TOPIC, QUEUE],
-        is_private: true,
         success: (200, Schema::Answer),
         refused: &[
             (400, "A parameter is missing, there is no such topic, or you own no such queue."),
@@ -171,9 +183,8 @@ pub static ROWS: &[Row] = &[
         name: "vinculateQueue",
         method: "POST",
         path: "/vinculateQueue",
-        route: MomRoute::VinculateQueue,
+        route: MomRoute::Of(UserRoute::VinculateQueue),
         parameters: &[EXCHANGE, QUEUE],
-        is_private: true,
         success: (200, Schema::Answer),
         refused: &[
             (400, "A parameter is missing or unfit, or you own no such queue."),
@@ -189,9 +200,8 @@ pub static ROWS: &[Row] = &[
         name: "publishMessage",
         method: "POST",
         path: "/publishMessage",
-        route: MomRoute::PublishMessage,
+        route: MomRoute::Of(UserRoute::PublishMessage),
         parameters: &[TOPIC, MESSAGE],
-        is_private: true,
         success: (200, Schema::Sent),
         refused: &[
             (400, "A parameter is missing, or there is no such topic."),
@@ -205,9 +215,8 @@ pub static ROWS: &[Row] = &[
         name: "sendMessage",
         method: "POST",
         path: "/sendMessage",
-        route: MomRoute::SendMessage,
+        route: MomRoute::Of(UserRoute::SendMessage),
         parameters: &[EXCHANGE, MESSAGE],
-        is_private: true,
         success: (200, Schema::Sent),
         refused: &[
             (400, "A parameter is missing, or no queue is bound to that exchange."),
@@ -221,9 +230,8 @@ pub static ROWS: &[Row] = &[
         name: "getQueues",
         method: "GET",
         path: "/getQueues",
-        route: MomRoute::GetQueues,
+        route: MomRoute::Of(UserRoute::GetQueues),
         parameters: &[],
-        is_private: true,
         success: (200, Schema::Queues),
         refused: &[],
         summary: "List your queues",
@@ -233,9 +241,8 @@ pub static ROWS: &[Row] = &[
         name: "getTopics",
         method: "GET",
         path: "/getTopics",
-        route: MomRoute::GetTopics,
+        route: MomRoute::Of(UserRoute::GetTopics),
         parameters: &[],
-        is_private: true,
         success: (200, Schema::Topics),
         refused: &[],
         summary: "List your topics",
@@ -245,9 +252,8 @@ pub static ROWS: &[Row] = &[
         name: "consumeMessage",
         method: "GET",
         path: "/consumeMessage",
-        route: MomRoute::ConsumeMessage,
+        route: MomRoute::Of(UserRoute::ConsumeMessage),
         parameters: &[QUEUE],
-        is_private: true,
         success: (200, Schema::Message),
         refused: &[MISSING, (403, "The queue is unknown or not yours.")],
         summary: "Take the first message of a queue",
@@ -258,9 +264,8 @@ pub static ROWS: &[Row] = &[
         name: "deleteQueue",
         method: "DELETE",
         path: "/deleteQueue",
-        route: MomRoute::DeleteQueue,
+        route: MomRoute::Of(UserRoute::DeleteQueue),
         parameters: &[QUEUE],
-        is_private: true,
         success: (200, Schema::Answer),
         refused: &[MISSING, (403, "The queue is unknown or not yours.")],
         summary: "Delete a queue with its messages",
@@ -270,9 +275,8 @@ pub static ROWS: &[Row] = &[
         name: "deleteTopic",
         method: "DELETE",
         path: "/deleteTopic",
-        route: MomRoute::DeleteTopic,
+        route: MomRoute::Of(UserRoute::DeleteTopic),
         parameters: &[TOPIC],
-        is_private: true,
         success: (200, Schema::Answer),
         refused: &[MISSING, (403, "The topic is unknown or not yours.")],
         summary: "Delete a topic with its associations",

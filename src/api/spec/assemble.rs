@@ -45,7 +45,7 @@ pub fn document() -> Value {
     let mut generated: Value = serde_json::from_str(&text).expect("the generator writes JSON");
     let mut document = Mapping::new();
     document.insert("openapi".into(), "3.0.3".into());
-    document.insert("info".into(), info());
+    document.insert("info".into(), info(TITLE, INTRODUCTION));
     document.insert("servers".into(), ordered(&json!([{ "url": "/" }])));
     document.insert("tags".into(), tags());
     document.insert("paths".into(), paths(&mut generated["paths"]));
@@ -67,7 +67,7 @@ impl Take for Value {
 }
 
 /// A value of the document, fields in their order.
-fn ordered(value: &impl Serialize) -> Value {
+pub(in crate::api) fn ordered(value: &impl Serialize) -> Value {
     serde_yaml_ng::to_value(value).expect("the document is plain data")
 }
 
@@ -77,15 +77,16 @@ fn parsed(text: &str) -> Value {
 }
 
 /// A map of the document from pairs, in their order.
-fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
+pub(in crate::api) fn map<const N: usize>(pairs: [(&str, Value); N]) -> Value {
     Value::Mapping(pairs.into_iter().map(|(key, value)| (key.into(), value)).collect())
 }
 
-fn info() -> Value {
+/// What a document says of itself.
+pub(in crate::api) fn info(title: &str, description: &str) -> Value {
     let url = "https://www.apache.org/licenses/LICENSE-2.0";
     map([
-        ("title", TITLE.into()),
-        ("description", INTRODUCTION.into()),
+        ("title", title.into()),
+        ("description", description.into()),
         ("version", VERSION.into()),
         ("contact", map([("name", "Tertulia".into()), ("url", "https://tertulia.dev".into())])),
         ("license", map([("name", "Apache-2.0".into()), ("url", url.into())])),

@@ -1,7 +1,7 @@
 //! The document: made from the handlers' types and the table of operations, the same on every
 //! node and at every call.
 
-mod assemble;
+pub(super) mod assemble;
 mod examples;
 pub mod operations;
 pub mod routes;
@@ -28,7 +28,12 @@ static NO_PARAMETERS: BTreeSet<String> = BTreeSet::new();
 /// Never: the document is plain data.
 #[must_use]
 pub fn json() -> String {
-    let mut text = serde_json::to_string_pretty(&*DOCUMENT).expect("the document is plain data");
+    json_of(&DOCUMENT)
+}
+
+/// A document as JSON.
+pub(super) fn json_of(document: &Value) -> String {
+    let mut text = serde_json::to_string_pretty(document).expect("the document is plain data");
     text.push('\n');
     text
 }
@@ -39,7 +44,12 @@ pub fn json() -> String {
 /// Never: the document is plain data.
 #[must_use]
 pub fn yaml() -> String {
-    let text = serde_yaml_ng::to_string(&*DOCUMENT).expect("the document is plain data");
+    yaml_of(&DOCUMENT)
+}
+
+/// A document as YAML.
+pub(super) fn yaml_of(document: &Value) -> String {
+    let text = serde_yaml_ng::to_string(document).expect("the document is plain data");
     let lines = text.lines().map(|line| match line.split_once(": ") {
         // Older readers take a bare time for something else than text.
         Some((key, time)) if is_time(time) => format!("{key}: '{time}'\n"),
