@@ -55,7 +55,7 @@ pub use publish::PublishResult;
 pub use queues::QueueChange;
 pub use receive::{DeadLetter, ReceiveRequest, ReceivedMessage};
 pub use refusal::{Difference, Fault, Outcome, Refusal};
-pub use send::{Due, Durability, OutgoingMessage, SendResult, SendStatus};
+pub use send::{Durability, OutgoingMessage, SendResult, SendStatus};
 pub use sessions::{NewSession, Terms};
 pub use settle::{Action, Lease, Settlement, Verdict};
 pub use sources::{Address, Source};

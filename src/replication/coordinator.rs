@@ -138,9 +138,9 @@ impl Coordinator {
         self.parts.replica.forget(generation);
     }
 
-    /// Asks the replicas of a stream, for as long as the operation lives [R54]. `local` is this node's own vote. `each` is told every answer
-    /// once and returns whether the outcome is certain; what is still under way then goes on in
-    /// the background. `fallback` is asked of a replica that lacks a payload [R27].
+    /// Asks the replicas of a stream, for as long as the operation lives [R54]. `local` is this
+    /// node's own vote. `each` is told every answer once and returns whether the outcome is
+    /// certain; what is still under way then goes on in the background. `fallback` is asked of a replica that lacks a payload [R27].
     pub(super) async fn ask(
         &self,
         stream: &StreamRef,

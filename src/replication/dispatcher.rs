@@ -429,9 +429,7 @@ impl Coordinator {
         self.withdraw(&granted.stream, granted.reader, lost);
         if answers.reached() { Ok(granted) } else { Err(ReceiveError::NoQuorum) }
     }
-}
 
-impl Coordinator {
     /// The next try is above what others have seen; what they call exhausted is buried.
     async fn heed(&self, granted: &Granted, highest: u64, exhausted: Vec<(Dot, u32)>) {
         if highest == 0 && exhausted.is_empty() {

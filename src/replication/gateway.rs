@@ -2,9 +2,8 @@
 //! mint [R17]; receives, which the dispatcher of the stream serves so that few compete [R25];
 //! looks at messages that are not here.
 //!
-//! Handed on once: whoever is asked runs the operation itself, with what is left of its life
-//! [R54]. Settling needs no one else: it is a
-//! quorum of the replicas whoever asks them.
+//! Handed on once: whoever is asked runs the operation itself, with what is left of its life [R54].
+//! Settling needs no one else: it is a quorum of the replicas whoever asks them.
 
 use super::coordinator::{Coordinator, StreamRef};
 use super::dispatcher::{Delivery, Granted, ReceiveError, Wanted};

@@ -5,11 +5,15 @@
 
 use super::replica::Replica;
 use super::rules;
+use super::stream_cell::StreamCell;
 use crate::base::ids::{Generation, NodeId};
 use crate::crdt::dot::Dot;
 use crate::layout::placement;
 use crate::layout::view::ViewId;
+use crate::message::envelope::Envelope;
 use crate::protocol::op::{OpHeader, Refusal, StoreOp};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 
 impl Replica {
     /// A gateway decides nothing about streams, whatever the request says.
@@ -29,14 +33,22 @@ impl Replica {
         if header.view == self.parts.view { Ok(()) } else { Err(Refusal::ViewChanged) }
     }
 
+    /// The stream of an operation, for one of its replicas.
+    pub(super) async fn cell_of(&self, header: &OpHeader) -> Result<Arc<StreamCell>, Refusal> {
+        self.check_view(header)?;
+        self.cell(header.stream).await
+    }
+
     /// Only replicas mint [R17]. What repair and leases bring was judged when it was stored.
     pub(super) fn check_minters(&self, op: &StoreOp) -> Result<(), Refusal> {
-        let is_minter = |dot: Dot| match dot {
-            Dot::Minted { node, .. } => self.is_replica_of(op.header.stream, node),
-            Dot::Keyed(_) | Dot::Derived { .. } => true,
+        let minter = |envelope: &Arc<Envelope>| match envelope.header.dot {
+            Dot::Minted { node, .. } => Some(node),
+            Dot::Keyed(_) | Dot::Derived { .. } => None,
         };
-        let all = op.envelopes.iter().all(|envelope| is_minter(envelope.header.dot));
-        if all { Ok(()) } else { Err(Refusal::NotMember) }
+        // Of a batch it is one and the same.
+        let minters: BTreeSet<NodeId> = op.envelopes.iter().filter_map(minter).collect();
+        let may = minters.into_iter().all(|node| self.is_replica_of(op.header.stream, node));
+        if may { Ok(()) } else { Err(Refusal::NotMember) }
     }
 
     /// A stream of which no record is here is left to [`Replica::cell`], which refuses it.

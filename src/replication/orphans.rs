@@ -28,8 +28,7 @@ impl Replica {
         reader: SubscriptionId,
         ballots: &[(RequesterId, u64)],
     ) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let admission = self.admit(WriteClass::Reserve, ballots.len() * ROW_BYTES)?;
         let (ticket, disowned) = self.decide(&cell, reader, |stream, now_ms| {
             let (mut disowned, mut changes) = (Vec::with_capacity(ballots.len()), Vec::new());
@@ -50,8 +49,7 @@ impl Replica {
         reader: SubscriptionId,
         requester: RequesterId,
     ) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let admission = self.admit(WriteClass::Reserve, CHUNK * ROW_BYTES)?;
         let ticket = self.decide(&cell, reader, |stream, now_ms| {
             let changes = stream.withdraw_request(reader, requester, now_ms)?;

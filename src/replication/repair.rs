@@ -134,13 +134,18 @@ impl Replica {
         answered.unwrap_or(RepairAnswer::Refused)
     }
 
+    /// A stream of which this node has something to tell: one that it replicates [R1].
+    async fn cell_told(&self, stream: Generation) -> Result<Arc<StreamCell>, Refusal> {
+        self.check_replica(stream)?;
+        self.cell(stream).await
+    }
+
     async fn tell(
         &self,
         stream: Generation,
         tell: impl FnOnce(&Stream, u64) -> RepairAnswer,
     ) -> Result<RepairAnswer, Refusal> {
-        self.check_replica(stream)?;
-        let cell = self.cell(stream).await?;
+        let cell = self.cell_told(stream).await?;
         let told = self.look(&cell, |stream, now_ms| tell(stream, now_ms));
         self.store().barrier().await.map_err(|_| Refusal::Stopping)?;
         Ok(told)
@@ -176,8 +181,6 @@ impl Replica {
         dots: DotSet,
         after: Option<Place>,
     ) -> Result<RepairAnswer, Refusal> {
-        self.check_replica(stream)?;
-        let cell = self.cell(stream).await?;
         let store = self.store().clone();
         let find = move || {
             let places = scan::places(&store, stream, SubscriptionId::QUEUE, after, STRIDE)?;
@@ -185,7 +188,7 @@ impl Replica {
             let wanted = places.into_iter().filter(|place| dots.contains(place.1)).collect();
             Ok::<_, scan::LoadError>((wanted, next))
         };
-        self.give_found(&cell, find).await
+        self.give_found(&self.cell_told(stream).await?, find).await
     }
 
     /// Keyed messages for a replica that lacks them. Their rows are read one by one: names do not
@@ -195,7 +198,7 @@ impl Replica {
         stream: Generation,
         ids: &[KeyedId],
     ) -> Result<RepairAnswer, Refusal> {
-        let cell = self.cell(stream).await?;
+        let cell = self.cell_told(stream).await?;
         let ids = &ids[..ids.len().min(PULL_IDS_MAX)];
         let places = cell.decide(|state| state.keyed_places(ids));
         self.give_found(&cell, move || Ok((places, None))).await

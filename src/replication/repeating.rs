@@ -26,8 +26,7 @@ impl Replica {
         reader: SubscriptionId,
         requester: RequesterId,
     ) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let held =
             self.decide(&cell, reader, |state, now_ms| state.leased_to(reader, requester, now_ms));
         Ok((self.store().barrier(), Answer::Held(held)))

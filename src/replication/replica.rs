@@ -411,8 +411,7 @@ impl Replica {
     }
 
     async fn settle_op(&self, op: &SettleOp) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(&op.header)?;
-        let cell = self.cell(op.header.stream).await?;
+        let cell = self.cell_of(&op.header).await?;
         let reasons: usize = op.reasons.values().map(|sealed| ROW_BYTES + sealed.len()).sum();
         let bytes = op.items.len() * ROW_BYTES + reasons;
         let admission = self.admit(WriteClass::Reserve, bytes)?;
@@ -425,8 +424,7 @@ impl Replica {
     }
 
     async fn context(&self, header: &OpHeader) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let seen = cell.decide(|stream| stream.seen());
         Ok((self.parts.store.barrier(), Answer::Seen(seen)))
     }
@@ -436,8 +434,7 @@ impl Replica {
         header: &OpHeader,
         op: &SubscriptionOp,
     ) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let rows = match op {
             SubscriptionOp::Purge(..) => 4,
             SubscriptionOp::Put(set) => 4 + set.filters.len(),
@@ -468,8 +465,7 @@ impl Replica {
     }
 
     async fn seal_op(&self, header: &OpHeader, seal: &Seal) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let admission = self.admit(WriteClass::Reserve, ROW_BYTES)?;
         let ticket = cell.decide(|stream| {
             let changes = stream.close(seal.clone());
@@ -480,8 +476,7 @@ impl Replica {
     }
 
     async fn census(&self, header: &OpHeader) -> Result<(Ticket, Answer), Refusal> {
-        self.check_view(header)?;
-        let cell = self.cell(header.stream).await?;
+        let cell = self.cell_of(header).await?;
         let count = cell.decide(|stream| stream.count());
         Ok((self.parts.store.barrier(), Answer::Counted(count)))
     }
