@@ -22,8 +22,7 @@ impl Coordinator {
     ) -> Result<(), Refusal> {
         let bell = cell.bell(reader, Side::Ready);
         let _one = bell.refilling.lock().await;
-        let (after, ready, stored) =
-            cell.decide(|s| (s.unread_after(reader), s.has_ready(reader), s.stored()));
+        let (after, ready) = cell.decide(|s| (s.unread_after(reader), s.has_ready(reader)));
         let (Some(after), false) = (after, ready) else { return Ok(()) };
         let _reading = Reading::begin(cell, reader);
         let store = self.parts.replica.store().clone();
@@ -37,9 +36,8 @@ impl Coordinator {
         })?;
         let now_ms = self.parts.replica.service().now_ms();
         let ready = cell.decide(|state| {
-            let at_end = places.len() < REFILL && state.stored() == stored;
-            let last = places.last().copied().unwrap_or(after);
-            state.refill(reader, &places, (!at_end).then_some(last), now_ms)
+            let last = places.last().filter(|_| places.len() == REFILL);
+            state.refill(reader, &places, last.copied(), now_ms)
         });
         cell.ring(reader, Side::Ready, ready);
         Ok(())

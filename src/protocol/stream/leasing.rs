@@ -163,8 +163,7 @@ impl Stream {
     }
 
     /// Takes in what a scan of the disk found after [`Stream::unread_after`]. `to`: how far it
-    /// went, `None` when it met the end and nothing was stored since it began. Returns how many
-    /// messages are ready.
+    /// went, `None` when it met the end. Returns how many messages are ready.
     pub fn refill(
         &mut self,
         id: SubscriptionId,

@@ -81,7 +81,6 @@ impl Stream {
             is_alone: true,
             dedup_ms: u64::MAX,
             sizes,
-            stored: 0,
         };
         for (id, identity) in identities {
             stream.identities.insert(id, identity);

@@ -191,8 +191,6 @@ pub struct Stream {
     is_alone: bool,
     /// How long keyed messages are remembered, in ms, as of the last word about it.
     dedup_ms: u64,
-    /// Counts stored messages, so that a scan of the disk knows whether it missed some.
-    stored: u64,
 }
 
 /// How many messages of a reader are in which state.
@@ -394,12 +392,6 @@ impl Stream {
     #[must_use]
     pub fn payload_bytes(&self) -> usize {
         self.readers.values().map(|reader| reader.window.bytes()).sum()
-    }
-
-    /// Messages stored since the stream was loaded.
-    #[must_use]
-    pub fn stored(&self) -> u64 {
-        self.stored
     }
 
     /// What the reader's settings say now. What they change about messages that were judged

@@ -241,7 +241,6 @@ impl Stream {
             group: header.group,
         });
         self.sizes.insert(place.1, bytes);
-        self.stored += 1;
         if let Some(mark) = mark {
             self.marks.insert(place.1, mark);
             changes.push(Change::PutMark(place.1, mark));

@@ -215,6 +215,34 @@ fn a_long_queue_keeps_its_head_in_memory_and_reads_the_rest_in_order() {
     assert_eq!(bench.receive(1, 1_000, 0)[0].place.0.wall_ms, 0, "put back at its place [F34]");
 }
 
+#[test]
+fn what_comes_while_the_disk_is_read_on_is_not_skipped() {
+    let mut bench = Bench::new();
+    for n in 0..limits::WINDOW_MESSAGES_MAX as u64 + 10 {
+        bench.send(2 * n);
+    }
+    let after = bench.stream.unread_after(Q).expect("the rest is on disk");
+    let head = bench.stream.pick(Q, usize::MAX, 0);
+    bench.stream.set_reading(Q, true);
+    let read: Vec<Place> = bench.messages.keys().copied().filter(|p| *p > after).collect();
+    // Repair brings one into the middle of what has been read, and one behind it.
+    let (early, late) = (after.0.wall_ms + 3, after.0.wall_ms + 1_001);
+    bench.send(early);
+    bench.send(late);
+    bench.stream.refill(Q, &read[..5], Some(read[4]), 0);
+    let walls = |picked: Vec<Picked>| picked.iter().map(|(place, _)| place.0.wall_ms).collect();
+    let got: Vec<u64> = walls(bench.stream.pick(Q, usize::MAX, 0));
+    assert_eq!(got.len(), 6);
+    assert!(got.contains(&early) && !got.contains(&late), "the other is still to be read");
+    assert_eq!(bench.stream.unread_after(Q), Some(read[4]));
+    // Nobody reads any more: nothing is kept of what comes.
+    bench.stream.set_reading(Q, false);
+    for (place, payload) in head {
+        bench.stream.unpick(Q, place, payload, 0);
+    }
+    assert!(!bench.receive(1, 1_000, 0).is_empty());
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Send,
