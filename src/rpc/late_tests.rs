@@ -107,7 +107,7 @@ async fn r54_a_call_that_lay_frozen_longer_than_it_lives_is_never_begun() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn r54_whose_caller_still_waits_is_told_that_it_came_too_late() {
+async fn r54_a_call_that_lay_frozen_for_half_its_life_is_begun_all_the_same() {
     let (client, ice, begun) = line();
     sleep(Duration::from_secs(60)).await;
     ice.freeze();

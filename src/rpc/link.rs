@@ -123,12 +123,11 @@ impl Line {
         loop {
             let client = self.client(patience).await.ok_or(CallError::NotSent)?;
             let left = ends.saturating_duration_since(Instant::now());
-            let sent = body.len();
             match client.call(kind, body.clone(), left).await {
                 // It broke just now: there is another one soon.
                 Err(CallError::NotSent) if !client.is_open() && Instant::now() < patience => {}
                 answer => {
-                    self.count(sent, answer.as_ref().map_or(0, Bytes::len));
+                    self.count(body.len(), answer.as_ref().map_or(0, Bytes::len));
                     return answer;
                 }
             }

@@ -146,3 +146,22 @@ impl Job {
         let _ = self.outbox.send(encode(&Frame::Answer { id: self.id, body })).await;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn r54_what_is_left_of_a_call_counts_from_what_its_caller_had_heard() {
+        let left = |now_ms, heard_ms| left_of(Duration::from_millis(now_ms), heard_ms, 2_000);
+        let slack = limits::CALL_SLACK_TIME;
+        let deadline = Duration::from_secs(2);
+        assert_eq!(left(9_000, 9_000), Some(deadline + slack));
+        assert_eq!(left(9_000, 8_000), Some(deadline + slack - Duration::from_secs(1)));
+        let age = u64::try_from((deadline + slack).as_millis()).unwrap_or_default();
+        assert_eq!(left(age + 10, 10), None, "its whole life went by on the way");
+        assert_eq!(left(age + 9, 10), Some(Duration::from_millis(1)));
+        // Nothing was heard yet: it is as old as the connection.
+        assert_eq!(left(3_000, 0), None);
+    }
+}

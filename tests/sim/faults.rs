@@ -69,7 +69,7 @@ const KINDS: [&str; 16] = [
 const KINDS_OF_ONE: usize = 13;
 /// Not drawn; `SIM_ALSO=wipe,flip` draws them all the same. `flip`: most places of a file are not
 /// a row's, and a node whose file does not open stays away for good. `restore`: a node that was
-/// rolled back is not found out (gaps L5).
+/// rolled back is not found out [R4].
 /// `wipe`: with it 7 of the seeds 300 to 339 do not drain, 306 the shortest: all 63 acks that a
 /// client sent through the wiped node were refused with 503, messages came again and again.
 const OFF: [&str; 3] = ["flip", "wipe", "restore"];
